@@ -1,0 +1,10 @@
+//! The predictor: reads a model file, checks an application against it, and predicts what the library that trained the
+//! model predicts, bit for bit.
+//!
+//! [`Model`] is a model file that was checked once and is used in place. [`request`] turns an event of the function into a
+//! row of feature values or into an error that names the field, and a prediction into an answer.
+
+pub mod model;
+pub mod request;
+
+pub use model::{Feature, FeatureKind, Model, ModelError, Prediction};

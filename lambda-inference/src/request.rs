@@ -1,0 +1,212 @@
+//! Requests and answers of the function: the bare event, and requests through a function URL or an HTTP API.
+//!
+//! Whatever is wrong with a request is a 4xx answer that names the field; nothing invalid ever reaches the model.
+
+use std::fmt;
+
+use base64::Engine as _;
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use crate::model::{Feature, FeatureKind, Model, Prediction};
+
+/// Greatest size of an application, in bytes.
+const GREATEST_BODY: usize = 64 * 1024;
+
+/// Why a request is not answered with a prediction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    /// HTTP status, 400 to 499.
+    pub status: u16,
+    /// For people.
+    pub error: String,
+    /// The field that is wrong, if it is one.
+    pub field: Option<String>,
+}
+
+fn rejected(status: u16, error: impl Into<String>) -> Rejection {
+    Rejection { status, error: error.into(), field: None }
+}
+
+fn field_error(name: &str, error: impl Into<String>) -> Rejection {
+    Rejection { status: 400, error: error.into(), field: Some(name.to_string()) }
+}
+
+/// Answers one event of the function with the event's own kind of answer.
+pub fn answer(model: &Model, event: &str) -> Value {
+    match application_of(event) {
+        Ok(Application::Preflight) => json!({"statusCode": 204, "headers": {}, "body": ""}),
+        Ok(Application::Text(text)) => match row(model.features(), &text) {
+            Ok(row) => response(200, &decision(model, model.predict(&row))),
+            Err(rejection) => rejection_response(&rejection),
+        },
+        Err(rejection) => rejection_response(&rejection),
+    }
+}
+
+fn response(status: u16, body: &str) -> Value {
+    json!({"statusCode": status, "headers": {"content-type": "application/json"}, "body": body})
+}
+
+fn rejection_response(rejection: &Rejection) -> Value {
+    let mut body = json!({"error": rejection.error});
+    if let Some(field) = &rejection.field {
+        body["field"] = json!(field);
+    }
+    let mut answer = response(rejection.status, &body.to_string());
+    if rejection.status == 405 {
+        answer["headers"]["allow"] = json!("POST, OPTIONS");
+    }
+    answer
+}
+
+/// The answer's body. Its text begins as Python's `json.dumps` would write the prediction.
+fn decision(model: &Model, prediction: Prediction) -> String {
+    let word = if prediction.class == model.positive_class() { "approved" } else { "denied" };
+    format!(
+        "{{\"prediction\": {}, \"decision\": \"{word}\", \"probability\": {}, \"model\": \"{}\"}}",
+        prediction.class,
+        Value::from(prediction.probability),
+        model.digest()
+    )
+}
+
+/// What an event asks.
+enum Application {
+    /// An application, as JSON text.
+    Text(String),
+    /// A browser asking whether it may ask.
+    Preflight,
+}
+
+/// The parts of an HTTP event that matter here.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct HttpEvent {
+    request_context: Option<RequestContext>,
+    http_method: Option<String>,
+    body: Option<String>,
+    #[serde(default)]
+    is_base64_encoded: bool,
+}
+
+#[derive(Deserialize)]
+struct RequestContext {
+    http: Option<HttpContext>,
+}
+
+#[derive(Deserialize)]
+struct HttpContext {
+    method: String,
+}
+
+/// Tells the two kinds of events apart: only a request through HTTP has a `requestContext`.
+fn application_of(event: &str) -> Result<Application, Rejection> {
+    let fields = match fields(event) {
+        Ok(fields) => fields,
+        // Said in the same words as for an application, which it may well be meant to be.
+        Err(_) => return Ok(Application::Text(event.to_string())),
+    };
+    if !fields.iter().any(|(name, _)| name == "requestContext") {
+        return Ok(Application::Text(event.to_string()));
+    }
+    let Ok(event) = serde_json::from_str::<HttpEvent>(event) else {
+        return Err(rejected(400, "the request's envelope is malformed"));
+    };
+    let method = event.request_context.and_then(|context| context.http).map(|http| http.method).or(event.http_method);
+    match method.as_deref() {
+        Some("POST") => {}
+        Some("OPTIONS") => return Ok(Application::Preflight),
+        Some(_) => return Err(rejected(405, "send the application as a POST request")),
+        None => return Err(rejected(400, "the request's envelope names no method")),
+    }
+    let Some(body) = event.body.filter(|body| !body.is_empty()) else {
+        return Err(rejected(400, "the request has no body: send the application as JSON"));
+    };
+    if !event.is_base64_encoded {
+        return Ok(Application::Text(body));
+    }
+    let decoded = base64::engine::general_purpose::STANDARD.decode(body.as_bytes());
+    match decoded.map(String::from_utf8) {
+        Ok(Ok(text)) => Ok(Application::Text(text)),
+        Ok(Err(_)) => Err(rejected(400, "the body is not UTF-8")),
+        Err(_) => Err(rejected(400, "the body is not base64, although the request says so")),
+    }
+}
+
+/// Name and text of every field, in order, doubled names included.
+struct Fields<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Pairs;
+        impl<'de> Visitor<'de> for Pairs {
+            type Value = Fields<'de>;
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a JSON object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(pair) = map.next_entry()? {
+                    pairs.push(pair);
+                }
+                Ok(Fields(pairs))
+            }
+        }
+        deserializer.deserialize_map(Pairs)
+    }
+}
+
+fn fields(text: &str) -> Result<Vec<(String, &RawValue)>, serde_json::Error> {
+    serde_json::from_str::<Fields<'_>>(text).map(|fields| fields.0)
+}
+
+/// Turns an application into a row of feature values, in the model's order.
+///
+/// # Errors
+/// Not a JSON object, a field that is missing, doubled or unknown, or a value that is no number of the feature's type and
+/// range.
+pub fn row(features: &[Feature], application: &str) -> Result<Vec<f64>, Rejection> {
+    if application.len() > GREATEST_BODY {
+        return Err(rejected(413, format!("the application is larger than {GREATEST_BODY} bytes")));
+    }
+    let fields = fields(application)
+        .map_err(|error| rejected(400, format!("the application is not a JSON object of numbers: {error}")))?;
+    let mut row = vec![None; features.len()];
+    for (name, value) in &fields {
+        let Some(index) = features.iter().position(|feature| feature.name == *name) else {
+            return Err(field_error(name, format!("there is no field {name}")));
+        };
+        if row[index].is_some() {
+            return Err(field_error(name, format!("{name} is given twice")));
+        }
+        row[index] = Some(number(&features[index], value.get())?);
+    }
+    let with_features = row.into_iter().zip(features);
+    with_features
+        .map(|(value, feature)| value.ok_or_else(|| field_error(&feature.name, format!("{} is missing", feature.name))))
+        .collect()
+}
+
+/// A JSON value as a number of the feature's type and range.
+fn number(feature: &Feature, text: &str) -> Result<f64, Rejection> {
+    let name = &feature.name;
+    if !text.starts_with(|first: char| first == '-' || first.is_ascii_digit()) {
+        return Err(field_error(name, format!("{name} must be a number")));
+    }
+    let value: f64 = text.parse().map_err(|_| field_error(name, format!("{name} must be a number")))?;
+    match feature.kind {
+        FeatureKind::Number => {}
+        FeatureKind::Integer if value.fract() == 0.0 => {}
+        FeatureKind::Integer => return Err(field_error(name, format!("{name} must be a whole number"))),
+        FeatureKind::Flag if value == 0.0 || value == 1.0 => {}
+        FeatureKind::Flag => return Err(field_error(name, format!("{name} must be 0 or 1"))),
+    }
+    if !value.is_finite() || value < feature.minimum || value > feature.maximum {
+        let (minimum, maximum) = (feature.minimum, feature.maximum);
+        return Err(field_error(name, format!("{name} must lie between {minimum} and {maximum}")));
+    }
+    Ok(value)
+}
