@@ -1,0 +1,277 @@
+import json
+import math
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import write_predictions
+from fairlearn import metrics as fairlearn
+from sklearn import metrics as sklearn_metrics
+
+from ccapproval import data, metrics, train
+from ccapproval.common import InputError
+
+
+def random_table(seed, rows=500, groups=3):
+    random = np.random.default_rng(seed)
+    actual = random.random(rows) < random.uniform(0.2, 0.8)
+    predicted = np.where(random.random(rows) < 0.8, actual, random.random(rows) < 0.5)
+    return actual, predicted, pd.Series(random.integers(0, groups, rows), name="group")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_rates_are_those_of_scikit_learn(seed):
+    actual, predicted, _ = random_table(seed)
+    found = metrics.rates(actual, predicted)
+    tn, fp, fn, tp = sklearn_metrics.confusion_matrix(actual, predicted).ravel().tolist()
+    assert [found[name] for name in ("tn", "fp", "fn", "tp")] == [tn, fp, fn, tp]
+    assert found["n"] == len(actual)
+    for name, function in (
+        ("accuracy", sklearn_metrics.accuracy_score),
+        ("precision", sklearn_metrics.precision_score),
+        ("recall", sklearn_metrics.recall_score),
+        ("f1", sklearn_metrics.f1_score),
+    ):
+        assert found[name] == pytest.approx(function(actual, predicted), rel=1e-14), name
+    assert found["false_positive_rate"] == pytest.approx(fp / (fp + tn), rel=1e-14)
+    assert found["selection_rate"] == predicted.mean()
+    assert found["reasons"] == {}
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("groups", [2, 3, 7])
+def test_differences_are_those_of_fairlearn(seed, groups):
+    actual, predicted, group = random_table(seed, groups=groups)
+    found = metrics.fairness(metrics.group_rates(actual, predicted, group))
+    judge = {
+        "demographic_parity_difference": fairlearn.demographic_parity_difference,
+        "equal_opportunity_difference": fairlearn.equal_opportunity_difference,
+        "equalized_odds_difference": fairlearn.equalized_odds_difference,
+    }
+    for name, function in judge.items():
+        expected = function(actual, predicted, sensitive_features=group)
+        assert found[name] == pytest.approx(expected, abs=1e-14), name
+    frame = fairlearn.MetricFrame(
+        metrics=sklearn_metrics.accuracy_score,
+        y_true=actual,
+        y_pred=predicted,
+        sensitive_features=group,
+    )
+    assert found["equal_accuracy_difference"] == pytest.approx(frame.difference(), abs=1e-14)
+    assert found["reasons"] == {}
+
+
+def array(*values):
+    return np.array(values, dtype=bool)
+
+
+def test_a_group_without_positives_has_no_gap():
+    group = pd.Series([0, 0, 1, 1], name="group")
+    groups = metrics.group_rates(array(0, 0, 0, 1), array(0, 1, 0, 1), group)
+    assert groups["0"]["recall"] is None
+    assert groups["0"]["reasons"] == {"recall": "no row is actually positive"}
+    found = metrics.fairness(groups)
+    assert found["equal_opportunity_difference"] is None
+    assert found["equalized_odds_difference"] is None
+    assert found["reasons"] == {
+        "equal_opportunity_difference": "group 0: no row is actually positive",
+        "equalized_odds_difference": "group 0: no row is actually positive",
+    }
+    assert found["demographic_parity_difference"] == 0.0
+    assert found["equal_accuracy_difference"] == 0.5
+
+
+def test_a_group_without_negatives_has_no_equalized_odds():
+    group = pd.Series([0, 0, 1, 1], name="group")
+    found = metrics.fairness(metrics.group_rates(array(1, 1, 0, 1), array(0, 1, 0, 1), group))
+    assert found["equalized_odds_difference"] is None
+    assert found["reasons"] == {"equalized_odds_difference": "group 0: no row is actually negative"}
+    assert found["equal_opportunity_difference"] == 0.5
+
+
+def test_one_group_alone_has_no_gap():
+    group = pd.Series([1, 1], name="group")
+    found = metrics.fairness(metrics.group_rates(array(0, 1), array(0, 1), group))
+    names = [name for name in found if name != "reasons"]
+    assert [found[name] for name in names] == [None] * 4
+    assert set(found["reasons"].values()) == {"there is only one group"}
+    assert set(found["reasons"]) == set(names)
+
+
+def test_denying_everyone_is_measured_without_a_precision():
+    found = metrics.rates(array(0, 1), array(0, 0))
+    assert (found["precision"], found["recall"], found["f1"]) == (None, 0.0, 0.0)
+    assert found["reasons"] == {"precision": "no row is predicted positive"}
+
+
+def test_no_rows_have_no_rates():
+    found = metrics.rates(array(), array())
+    assert found["n"] == 0
+    assert found["accuracy"] is None
+    assert set(found["reasons"]) == {
+        "accuracy", "precision", "recall", "false_positive_rate", "f1", "selection_rate",
+    }  # fmt: skip
+
+
+def test_a_row_without_a_group_is_refused():
+    with pytest.raises(InputError, match="sensitive column group has empty values"):
+        metrics.group_rates(array(0, 1), array(0, 1), pd.Series([1, None], name="group"))
+
+
+def test_differences_are_not_of_rounded_numbers():
+    actual = np.ones(14, dtype=bool)
+    predicted = array(*[1] * 6, 0, *[1] * 5, 0, 0)
+    group = pd.Series([0] * 7 + [1] * 7, name="group")
+    found = metrics.fairness(metrics.group_rates(actual, predicted, group))
+    assert found["equal_opportunity_difference"] == 6 / 7 - 5 / 7
+
+
+def command(monkeypatch, *arguments):
+    monkeypatch.setattr("sys.argv", ["metrics", *map(str, arguments)])
+    return metrics.main()
+
+
+def strict(text):
+    def refuse(constant):
+        raise AssertionError(f"{constant} in JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_the_shipped_model_is_measured(run, tmp_path, monkeypatch):
+    arguments = ("--run", run, "--predictions", run / "predictions.csv", "--out", tmp_path)
+    assert command(monkeypatch, *arguments) == 0
+    found = strict((tmp_path / "metrics.json").read_text())
+    assert found["model"] == json.loads((run / "training.json").read_text())["model"]["sha256"]
+    assert (found["rows"], found["accuracy"]) == (100_000, found["overall"]["accuracy"])
+    assert found["accuracy"] == pytest.approx(0.9266, abs=0.002)
+    gap = found["fairness"]["Group"]["equal_opportunity_difference"]
+    assert found["fairnessScoreEqualOpportunity"] == 100 * gap
+    assert 100 * gap == pytest.approx(7.0, abs=0.5)
+    recall = [found["groups"]["Group"][label]["recall"] for label in ("0", "1")]
+    assert gap == abs(recall[0] - recall[1])
+    assert found["parity"] == {
+        "rows": 100_000, "class_differences": 0, "probability_differences": 0,
+    }  # fmt: skip
+    assert found["train"]["n"] == 400_000
+    lines = (tmp_path / "shared_env_variables.txt").read_text().splitlines()
+    assert lines == [
+        f"ACCURACY={found['accuracy']!r}",
+        f"EQUAL_OPPORTUNITY_FAIRNESS_PERCENT={found['fairnessScoreEqualOpportunity']!r}",
+    ]
+
+
+@pytest.fixture
+def trained(small):
+    out = small.folder / "out"
+    train.train(small.notebook, out)
+    write_predictions(out, out / "predictions.csv")
+    return out
+
+
+def test_differing_predictions_are_counted_not_hidden(trained, tmp_path, monkeypatch):
+    lines = (trained / "predictions.csv").read_text().splitlines()
+    label, chance = lines[1].split(",")
+    beside = math.nextafter(float(chance), 0.5)
+    lines[1] = f"{label},{beside!r}"
+    label, chance = lines[2].split(",")
+    lines[2] = f"{1 - int(label)},{chance}"
+    (trained / "predictions.csv").write_text("\n".join(lines) + "\n")
+    arguments = ("--run", trained, "--predictions", trained / "predictions.csv", "--out", tmp_path)
+    assert command(monkeypatch, *arguments) == 0
+    found = strict((tmp_path / "metrics.json").read_text())
+    assert found["parity"] == {"rows": 50, "class_differences": 1, "probability_differences": 1}
+
+
+def test_an_undefined_gap_is_null_and_not_handed_on(small, tmp_path, monkeypatch):
+    source = small.folder / "small.csv"
+    table = pd.read_csv(source)
+    table["group"] = 1
+    table.to_csv(source, index=False)
+    data.describe(source)
+    out = small.folder / "out"
+    train.train(small.notebook, out)
+    write_predictions(out, out / "predictions.csv")
+    arguments = ("--run", out, "--predictions", out / "predictions.csv", "--out", tmp_path / "m")
+    assert command(monkeypatch, *arguments) == 0
+    found = strict((tmp_path / "m" / "metrics.json").read_text())
+    assert found["fairnessScoreEqualOpportunity"] is None
+    assert found["fairness"]["group"]["reasons"]["equal_opportunity_difference"]
+    variables = (tmp_path / "m" / "shared_env_variables.txt").read_text()
+    assert variables == f"ACCURACY={found['accuracy']!r}\n"
+    page = (tmp_path / "m" / "model_metrics.html").read_text()
+    assert "there is only one group" in page
+
+
+@pytest.mark.parametrize(
+    ("alter", "message"),
+    [
+        (lambda lines: lines[:-1], r"predictions\.csv has 49 predictions for 50 test rows"),
+        (lambda lines: [*lines, lines[1]], r"predictions\.csv has 51 predictions for 50"),
+        (lambda lines: ["label,p", *lines[1:]], "first line must be prediction,probability"),
+        (lambda lines: [*lines[:3], "1", *lines[4:]], "line 4: cannot read '1'"),
+        (lambda lines: [*lines[:3], "yes,0.5", *lines[4:]], "line 4: cannot read 'yes,0.5'"),
+        (lambda lines: [*lines[:3], "1,NaN", *lines[4:]], "line 4: NaN is not a probability"),
+        (lambda lines: [*lines[:3], "1,1.5", *lines[4:]], "line 4: 1.5 is not a probability"),
+        (lambda lines: [*lines[:3], "7,0.5", *lines[4:]], r"predicts \[7\]"),
+        (lambda lines: [], "first line must be"),
+    ],
+)
+def test_predictions_that_do_not_fit_are_refused(trained, alter, message, tmp_path):
+    lines = (trained / "predictions.csv").read_text().splitlines()
+    file = tmp_path / "altered" / "predictions.csv"
+    file.parent.mkdir()
+    file.write_text("\n".join(alter(lines)) + "\n")
+    with pytest.raises(InputError, match=message):
+        metrics.measure(trained, file)
+
+
+def test_another_models_file_is_refused(run, trained, monkeypatch, capsys):
+    shutil.copy(run / "model.bin", trained / "model.bin")
+    out = trained / "metrics"
+    arguments = ("--run", trained, "--predictions", trained / "predictions.csv", "--out", out)
+    assert command(monkeypatch, *arguments) == 1
+    assert "model.bin is sha256:" in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("name", ["model.joblib", "model.bin", "training.json", "test_split.csv"])
+def test_a_missing_file_is_named(trained, name):
+    (trained / name).unlink()
+    with pytest.raises(InputError, match=f"cannot read .*{name}"):
+        metrics.measure(trained, trained / "predictions.csv")
+
+
+def test_an_altered_estimator_is_not_even_loaded(trained):
+    with (trained / "model.joblib").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(InputError, match=r"model\.joblib is sha256:"):
+        metrics.measure(trained, trained / "predictions.csv")
+
+
+def test_an_incomplete_record_is_refused(trained):
+    record = json.loads((trained / "training.json").read_text())
+    del record["sensitive"], record["train"]
+    (trained / "training.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match=r"training\.json lacks sensitive, train"):
+        metrics.measure(trained, trained / "predictions.csv")
+
+
+def test_a_test_split_of_another_length_is_refused(trained):
+    lines = (trained / "test_split.csv").read_text().splitlines()
+    (trained / "test_split.csv").write_text("\n".join(lines[:-1]) + "\n")
+    with pytest.raises(InputError, match=r"test_split\.csv has 49 rows"):
+        metrics.measure(trained, trained / "predictions.csv")
+
+
+def test_more_than_two_classes_are_refused(small):
+    source = small.folder / "small.csv"
+    table = pd.read_csv(source)
+    table.loc[::5, "good"] = 2
+    table.to_csv(source, index=False)
+    data.describe(source)
+    out = small.folder / "out"
+    train.train(small.notebook, out)
+    with pytest.raises(InputError, match="need exactly two"):
+        metrics.measure(out, out / "predictions.csv")
