@@ -1,0 +1,206 @@
+//! The cloud that an environment lives in: the AWS SDKs, told which endpoint to speak to.
+//!
+//! There is one code path. In the `local` environment the endpoint is the embedded cloud, started in this process when
+//! no `cargo xtask local` serves it already.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use aws_config::{BehaviorVersion, Region};
+use aws_sdk_s3::config::Credentials;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::types::PublicAccessBlockConfiguration;
+use local_aws::{LocalCloud, Options, StartError};
+
+use crate::config::{CloudKind, Environment};
+use crate::{paths, terminal};
+
+/// Clients of the services, and the embedded cloud if this process runs it.
+pub struct Cloud {
+    pub ecr: aws_sdk_ecr::Client,
+    pub s3: aws_sdk_s3::Client,
+    pub lambda: aws_sdk_lambda::Client,
+    /// The embedded cloud's address.
+    pub endpoint_url: String,
+    /// Set when this process serves it.
+    pub embedded: Option<LocalCloud>,
+}
+
+/// The port that the environment asks for; `LOCAL_AWS_PORT` overrides it.
+pub fn port(environment: &Environment) -> Result<u16> {
+    match std::env::var("LOCAL_AWS_PORT") {
+        Ok(port) => port.parse().with_context(|| format!("LOCAL_AWS_PORT is `{port}`, not a port")),
+        Err(_) => Ok(environment.port),
+    }
+}
+
+impl Cloud {
+    /// Connects to the environment's cloud.
+    pub async fn connect(root: &Path, environment: &Environment) -> Result<Cloud> {
+        let CloudKind::Embedded = environment.cloud;
+        let state = paths::local_state(root);
+        if let Some(running) = local_aws::running(&state).await {
+            return Ok(Cloud::at(running.endpoint_url, environment, None).await);
+        }
+        let options = |port| Options { root: state.clone(), port, region: environment.region.clone() };
+        let embedded = match LocalCloud::start(options(port(environment)?)).await {
+            Err(StartError::PortTaken { port }) => {
+                // For the length of one command any port serves; addresses are made from the current one.
+                terminal::note(&format!("port {port} is taken by another program, using a free one"));
+                LocalCloud::start(options(0)).await
+            }
+            result => result,
+        }
+        .context("start the embedded cloud")?;
+        Ok(Cloud::at(embedded.endpoint_url().to_string(), environment, Some(embedded)).await)
+    }
+
+    /// Clients for the embedded cloud at an address.
+    pub async fn at(endpoint_url: String, environment: &Environment, embedded: Option<LocalCloud>) -> Cloud {
+        let credentials =
+            Credentials::new(local_aws::ACCESS_KEY_ID, local_aws::SECRET_ACCESS_KEY, None, None, "embedded cloud");
+        let config = aws_config::defaults(BehaviorVersion::latest())
+            .region(Region::new(environment.region.clone()))
+            .endpoint_url(&endpoint_url)
+            .credentials_provider(credentials)
+            .load()
+            .await;
+        let s3 = aws_sdk_s3::config::Builder::from(&config).force_path_style(true).build();
+        Cloud {
+            ecr: aws_sdk_ecr::Client::new(&config),
+            s3: aws_sdk_s3::Client::from_conf(s3),
+            lambda: aws_sdk_lambda::Client::new(&config),
+            endpoint_url,
+            embedded,
+        }
+    }
+
+    /// Makes the image repository if it does not exist.
+    pub async fn ensure_repository(&self, name: &str) -> Result<String> {
+        use aws_sdk_ecr::types::{ImageScanningConfiguration, ImageTagMutability};
+        let described = self.ecr.describe_repositories().repository_names(name).send().await;
+        let uri = match described {
+            Ok(answer) => answer.repositories().first().and_then(|found| found.repository_uri()).map(String::from),
+            Err(error) if error.as_service_error().is_some_and(|e| e.is_repository_not_found_exception()) => {
+                let made = self
+                    .ecr
+                    .create_repository()
+                    .repository_name(name)
+                    .image_tag_mutability(ImageTagMutability::Immutable)
+                    .image_scanning_configuration(ImageScanningConfiguration::builder().scan_on_push(true).build())
+                    .send()
+                    .await
+                    .map_err(service_error)
+                    .with_context(|| format!("create the image repository `{name}`"))?;
+                made.repository().and_then(|made| made.repository_uri()).map(String::from)
+            }
+            Err(error) => {
+                return Err(service_error(error)).with_context(|| format!("describe the image repository `{name}`"));
+            }
+        };
+        uri.with_context(|| format!("the answer about repository `{name}` has no address"))
+    }
+
+    /// Makes the bucket if it does not exist, and opens exactly the prefixes that the public may read.
+    pub async fn ensure_bucket(&self, environment: &Environment) -> Result<()> {
+        let bucket = &environment.bucket;
+        let head = self.s3.head_bucket().bucket(bucket).send().await;
+        match head {
+            Ok(_) => {}
+            Err(error) if error.as_service_error().is_some_and(|error| error.is_not_found()) => {
+                self.s3
+                    .create_bucket()
+                    .bucket(bucket)
+                    .send()
+                    .await
+                    .map_err(service_error)
+                    .with_context(|| format!("create the bucket `{bucket}`"))?;
+            }
+            Err(error) => return Err(service_error(error)).with_context(|| format!("look for the bucket `{bucket}`")),
+        }
+        if environment.public {
+            // A new bucket refuses public policies until it is told otherwise; access lists stay blocked.
+            let block = PublicAccessBlockConfiguration::builder()
+                .block_public_acls(true)
+                .ignore_public_acls(true)
+                .block_public_policy(false)
+                .restrict_public_buckets(false)
+                .build();
+            self.s3
+                .put_public_access_block()
+                .bucket(bucket)
+                .public_access_block_configuration(block)
+                .send()
+                .await
+                .map_err(service_error)
+                .with_context(|| format!("let the bucket `{bucket}` have a public policy"))?;
+            self.s3
+                .put_bucket_policy()
+                .bucket(bucket)
+                .policy(public_read_policy(environment))
+                .send()
+                .await
+                .map_err(service_error)
+                .with_context(|| format!("set the policy of the bucket `{bucket}`"))?;
+        }
+        Ok(())
+    }
+
+    /// Stores an object.
+    pub async fn upload(&self, bucket: &str, key: &str, content_type: &str, bytes: Vec<u8>) -> Result<()> {
+        self.s3
+            .put_object()
+            .bucket(bucket)
+            .key(key)
+            .content_type(content_type)
+            .body(bytes.into())
+            .send()
+            .await
+            .map_err(service_error)
+            .with_context(|| format!("upload s3://{bucket}/{key}"))?;
+        Ok(())
+    }
+
+    /// The address under which anybody may read an object of a public prefix.
+    pub fn object_url(&self, bucket: &str, key: &str) -> String {
+        format!("{}/{bucket}/{key}", self.endpoint_url)
+    }
+}
+
+/// Anybody may read the web page and the report, and nothing else in the bucket.
+fn public_read_policy(environment: &Environment) -> String {
+    let report_folder = environment.report_key.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let bucket = &environment.bucket;
+    serde_json::json!({
+        "Version": "2012-10-17",
+        "Statement": [{
+            "Sid": "ReadWebPageAndReport",
+            "Effect": "Allow",
+            "Principal": "*",
+            "Action": "s3:GetObject",
+            "Resource": [
+                format!("arn:aws:s3:::{bucket}/{}*", environment.web_prefix),
+                format!("arn:aws:s3:::{bucket}/{report_folder}/*"),
+            ],
+        }],
+    })
+    .to_string()
+}
+
+/// An SDK error in one line: the service's code and message, or the chain of causes of a call that got no answer.
+pub fn service_error<E, R>(error: SdkError<E, R>) -> anyhow::Error
+where
+    E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+    R: std::fmt::Debug + Send + Sync + 'static,
+{
+    if let (Some(code), message) = (error.code(), error.message()) {
+        return anyhow::anyhow!("{code}: {}", message.unwrap_or("no message"));
+    }
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(&error);
+    while let Some(cause) = source {
+        text.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    anyhow::anyhow!(text)
+}

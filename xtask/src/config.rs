@@ -1,0 +1,213 @@
+//! pipeline.toml, the only place that names things.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+/// The whole file.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub model: Model,
+    pub inference: Inference,
+    #[serde(default)]
+    pub smoke_tests: Vec<SmokeTest>,
+    pub scan: Scan,
+    #[serde(default)]
+    pub policy_sets: Vec<PolicySet>,
+    pub monitor: Monitor,
+    pub environments: BTreeMap<String, Environment>,
+}
+
+/// What is trained.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    /// The uv project, relative to the root.
+    pub directory: PathBuf,
+    /// The notebook whose cells tagged `train` make the model.
+    pub notebook: PathBuf,
+    /// Python package with the modules `train`, `metrics` and `export`.
+    pub package: String,
+}
+
+/// What predicts.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Inference {
+    /// Workspace member with the binaries `bootstrap` and `score`.
+    #[serde(rename = "crate")]
+    pub package: String,
+    pub architecture: Architecture,
+}
+
+/// Processor that the function runs on, in Lambda's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Architecture {
+    X86_64,
+    Arm64,
+}
+
+impl Architecture {
+    /// Rust's target triple for a static program.
+    pub fn rust_target(self) -> &'static str {
+        match self {
+            Architecture::X86_64 => "x86_64-unknown-linux-gnu",
+            Architecture::Arm64 => "aarch64-unknown-linux-gnu",
+        }
+    }
+
+    /// The image configuration's word.
+    pub fn image_architecture(self) -> &'static str {
+        match self {
+            Architecture::X86_64 => "amd64",
+            Architecture::Arm64 => "arm64",
+        }
+    }
+}
+
+/// An event with the prediction that every deployed version must give.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct SmokeTest {
+    pub name: String,
+    pub event: serde_json::Value,
+    pub prediction: i64,
+}
+
+/// What a scan is called and where advisories come from.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scan {
+    pub target: String,
+    /// A git URL, or a folder.
+    pub advisory_database: String,
+}
+
+/// Policies that are judged together.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicySet {
+    pub name: String,
+    /// The Rego package whose `deny` and `warn` are asked.
+    pub package: String,
+    pub policies: Vec<PathBuf>,
+    pub on_failure: OnFailure,
+}
+
+/// What a denial does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFailure {
+    /// Say so and go on.
+    Warn,
+    /// Stop with exit code 3.
+    Error,
+}
+
+/// When a model is stale, and who hears of it.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Monitor {
+    pub stale_after_days: u32,
+    #[serde(default)]
+    pub mail_to: Vec<String>,
+    pub mail_from: String,
+}
+
+/// Which cloud an environment lives in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CloudKind {
+    /// The embedded cloud on loopback.
+    Embedded,
+}
+
+/// Where to.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Environment {
+    pub name: String,
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub cloud: CloudKind,
+    /// Port of the embedded cloud; 0 takes a free one.
+    #[serde(default)]
+    pub port: u16,
+    pub region: String,
+    pub training_repository: String,
+    pub inference_repository: String,
+    pub bucket: String,
+    pub report_key: String,
+    pub web_prefix: String,
+    pub function: String,
+    pub alias: String,
+    pub role: String,
+    pub memory_mb: i32,
+    pub timeout_seconds: i32,
+    pub public: bool,
+}
+
+/// Reads and checks pipeline.toml.
+pub fn read(root: &Path) -> Result<Config> {
+    let path = root.join("pipeline.toml");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    parse(&text).with_context(|| format!("understand {}", path.display()))
+}
+
+fn parse(text: &str) -> Result<Config> {
+    let config: Config = toml::from_str(text)?;
+    if config.environments.is_empty() {
+        bail!("no [environments.NAME] is named");
+    }
+    let mut names: Vec<_> = config.policy_sets.iter().map(|set| &set.name).collect();
+    names.sort();
+    if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+        bail!("policy set `{}` is named twice", pair[0]);
+    }
+    for set in &config.policy_sets {
+        if set.policies.is_empty() {
+            bail!("policy set `{}` names no policy", set.name);
+        }
+    }
+    Ok(config)
+}
+
+impl Config {
+    /// The named environment.
+    pub fn environment(&self, name: &str) -> Result<&Environment> {
+        match self.environments.get(name) {
+            Some(environment) => Ok(environment),
+            None => {
+                let known: Vec<_> = self.environments.keys().map(String::as_str).collect();
+                bail!("pipeline.toml has no environment `{name}`; it has: {}", known.join(", "))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHIPPED: &str = include_str!("../../pipeline.toml");
+
+    #[test]
+    fn the_shipped_file_is_understood() {
+        let config = parse(SHIPPED).unwrap();
+        assert_eq!(config.environment("local").unwrap().function, "creditcardapplicationlambda");
+        let error = config.environment("staging").unwrap_err().to_string();
+        assert!(error.contains("staging") && error.contains("local"), "{error}");
+    }
+
+    #[test]
+    fn a_misspelt_key_and_a_doubled_set_are_refused() {
+        let misspelt = SHIPPED.replace("stale_after_days", "stale_after_day");
+        assert!(format!("{:#}", parse(&misspelt).unwrap_err()).contains("stale_after_day"));
+        let doubled = SHIPPED.replace("Security Policy Set", "Credit Card Approval Policy Set");
+        assert!(parse(&doubled).unwrap_err().to_string().contains("twice"));
+    }
+}

@@ -1,0 +1,127 @@
+//! The pipeline of the credit card approval model: `cargo xtask` takes it from a changed notebook to a monitored Lambda.
+//!
+//! This file is the table of commands and nothing else: every stage has a file of its own under [`stages`], every other
+//! command a module of its own. Exit codes: 0 done, 1 something broke, 2 usage, 3 denied by policy (or stale, with
+//! `--fail`), 4 nothing was checked.
+
+mod advisories;
+mod bench;
+mod check;
+mod cloud;
+mod config;
+mod context;
+mod dependencies;
+mod digest;
+mod exit;
+mod git;
+mod github;
+mod image;
+mod local;
+mod lock;
+mod paths;
+mod pipeline;
+mod policy;
+mod process;
+mod records;
+mod registry;
+mod setup;
+mod stages;
+mod status;
+mod terminal;
+mod tools;
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use context::Context;
+use records::Stage;
+
+/// Takes the model from a changed notebook to a monitored Lambda.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version, max_term_width = 110)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options that every command takes.
+#[derive(Args, Clone)]
+pub struct Common {
+    /// Environment of pipeline.toml to work in.
+    #[arg(long = "env", global = true, default_value = "local", value_name = "NAME")]
+    environment: String,
+    /// Run to work on: the newest one unless given; `build` and `pipeline` start a new one when their inputs changed.
+    #[arg(long, global = true, value_name = "ID")]
+    run: Option<String>,
+    /// Print the result as JSON on standard output.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install the locked Python environment and say what else is needed.
+    Setup,
+    /// Train and export the model, compile the predictor, assemble the image and push it.
+    Build,
+    /// Wait for the registry's findings and scan the crates inside the program.
+    Scan,
+    /// Run the notebook's tests, measure the very model in the image, prove Python and Rust equal.
+    Test,
+    /// Judge the records by the policy sets: exit code 3 means denied.
+    Gate,
+    /// Bring the image that the gate allowed to the function and move its alias.
+    Deploy(stages::deploy::Options),
+    /// Look at the staleness of the notebook and of the deployed model, and tell somebody.
+    Monitor(stages::monitor::Options),
+    /// All six stages in order; unchanged ones are skipped.
+    Pipeline(pipeline::Options),
+    /// Serve the embedded cloud: the web page, the function's URL and the report.
+    Local(local::Options),
+    /// Show the newest run and what is deployed.
+    Status,
+    /// The project's own tests, from formatting to the whole pipeline in a fresh clone.
+    Check(check::Options),
+    /// Measure against a peer in the same run.
+    Bench {
+        /// What to measure.
+        name: String,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            github::annotate_error(&error);
+            terminal::failure(&error);
+            exit::code_of(&error)
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    let context = Context::new(&cli.common)?;
+    match cli.command {
+        Command::Setup => setup::run(&context),
+        Command::Build => pipeline::stage(&context, Stage::Build, || stages::build::run(&context)),
+        Command::Scan => pipeline::stage(&context, Stage::Scan, || stages::scan::run(&context)),
+        Command::Test => pipeline::stage(&context, Stage::Test, || stages::test::run(&context)),
+        Command::Gate => pipeline::stage(&context, Stage::Gate, || stages::gate::run(&context)),
+        Command::Deploy(options) => {
+            pipeline::stage(&context, Stage::Deploy, || stages::deploy::run(&context, &options))
+        }
+        Command::Monitor(options) => {
+            pipeline::stage(&context, Stage::Monitor, || stages::monitor::run(&context, &options))
+        }
+        Command::Pipeline(options) => pipeline::run(&context, &cli.common, &options),
+        Command::Local(options) => local::run(&context, &options),
+        Command::Status => status::run(&context),
+        Command::Check(options) => check::run(&context, &options),
+        Command::Bench { name } => bench::run(&context.root, &name, context.json),
+    }
+}

@@ -1,0 +1,326 @@
+//! Build: trains and exports the model, compiles the predictor, assembles the inference image and pushes it.
+//!
+//! Reads the sources and the data. Writes `build.json`, beside it the model as `model.joblib` and `model.bin`, the rows
+//! that it was not trained on as `test_split.csv`, and how it was trained as `training.json`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::config::Inference;
+use crate::context::Context;
+use crate::image::Image;
+use crate::process::Program;
+use crate::records::{Digests, Record, Stage};
+use crate::registry::Repository;
+use crate::terminal::{bytes, note};
+use crate::{dependencies, digest, git, github, image, paths, terminal, tools};
+
+/// What was built.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Content {
+    /// Commit of the sources, if git knows it.
+    pub commit: Option<String>,
+    /// Whether the sources differ from the commit.
+    pub dirty: Option<bool>,
+    pub dataset: Value,
+    pub model: ModelFile,
+    pub program: ProgramFile,
+    pub image: ImageRecord,
+    pub training_image: TrainingImage,
+    /// Versions of the compilers and libraries that made it.
+    pub toolchain: Value,
+}
+
+/// The model that ships.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ModelFile {
+    pub digest: String,
+    pub bytes: u64,
+    /// Accuracy on the rows that it was trained on, as training measured it.
+    pub train: Value,
+}
+
+/// The predictor.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ProgramFile {
+    pub digest: String,
+    pub bytes: u64,
+    pub target: String,
+}
+
+/// The image in the registry.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ImageRecord {
+    pub repository: String,
+    pub tag: String,
+    pub digest: String,
+    pub layers: Vec<LayerRecord>,
+    pub bytes: u64,
+    pub uncompressed_bytes: u64,
+}
+
+/// A layer of the image.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LayerRecord {
+    pub content: String,
+    pub digest: String,
+    pub bytes: u64,
+    /// Whether the registry did not have it yet.
+    pub pushed: bool,
+}
+
+/// The image that training and tests run in, or why there is none.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TrainingImage {
+    pub built: bool,
+    pub reason: String,
+}
+
+/// Files that training leaves in the run's folder.
+const FILES: [&str; 4] = ["model.joblib", "model.bin", "test_split.csv", "training.json"];
+
+/// Runs the stage.
+pub fn run(context: &Context) -> Result<Record<Content>> {
+    let inputs = inputs(context)?;
+    if let Some(record) = reusable(context, &inputs)? {
+        context.skipped(Stage::Build);
+        set_outputs(&record)?;
+        return Ok(record);
+    }
+    let run = context.named_run().unwrap_or_else(|| context.new_run_id());
+    context.select_run(&run)?;
+    let work = context.begin(Stage::Build)?;
+    note(&format!("run {run}"));
+
+    let environment = tools::python_environment(&context.root, &context.config.model.directory)?;
+    let training = train(context, &environment, &work.folder, &work.log("train"))?;
+    let programs = compile(&context.root, &context.config.inference, &work.log("compile"))?;
+    let program = fs::read(&programs.bootstrap).with_context(|| format!("read {}", programs.bootstrap.display()))?;
+    let model = fs::read(work.folder.join("model.bin")).context("read model.bin")?;
+    let model_digest = digest::of_bytes(&model);
+    if training["model"]["sha256"] != model_digest.as_str() {
+        bail!("training.json says the model is {}, model.bin is {model_digest}", training["model"]["sha256"]);
+    }
+
+    let image = image::assemble(&program, &model, context.config.inference.architecture.image_architecture())?;
+    let image_record = push(context, &image, &run)?;
+    // The sources could have been edited while they were built; then the record would speak of other bytes.
+    if self::inputs(context)? != inputs {
+        bail!("the sources changed while they were built: run `cargo xtask build` again");
+    }
+    let content = Content {
+        commit: git::commit(&context.root),
+        dirty: git::dirty(&context.root),
+        dataset: training["dataset"].clone(),
+        model: ModelFile { digest: model_digest, bytes: model.len() as u64, train: training["train"].clone() },
+        program: ProgramFile {
+            digest: digest::of_bytes(&program),
+            bytes: program.len() as u64,
+            target: context.config.inference.architecture.rust_target().to_string(),
+        },
+        image: image_record,
+        training_image: TrainingImage {
+            built: false,
+            reason: "this environment trains in the locked Python environment".to_string(),
+        },
+        toolchain: serde_json::json!({"rustc": rustc_version()?, "python": training["versions"]}),
+    };
+    let record = work.finish(inputs, &FILES, content)?;
+    report(&record);
+    set_outputs(&record)?;
+    Ok(record)
+}
+
+/// Digests of everything that decides what is built.
+pub fn inputs(context: &Context) -> Result<Digests> {
+    let root = &context.root;
+    let config = &context.config;
+    let mut inputs = Digests::new();
+    for path in [
+        &config.model.directory,
+        Path::new(&config.inference.package),
+        Path::new("Cargo.lock"),
+        Path::new("Cargo.toml"),
+    ] {
+        inputs.insert(path.display().to_string(), digest::of_tree(&root.join(path))?);
+    }
+    let parts = (&config.model, &config.inference, &context.environment.inference_repository);
+    inputs.insert("configuration".into(), context.configuration_digest(&parts)?);
+    inputs.insert("rustc".into(), digest::of_bytes(rustc_version()?.as_bytes()));
+    Ok(inputs)
+}
+
+/// Fails if the sources are no longer those that `record` was built from.
+pub fn sources_unchanged(context: &Context, record: &Record<Content>) -> Result<()> {
+    let now = inputs(context)?;
+    let changed: Vec<_> = now.iter().filter(|(name, digest)| record.inputs.get(*name) != Some(*digest)).collect();
+    if let Some((name, _)) = changed.first() {
+        bail!("{name} changed since run {} was built: run `cargo xtask build` (or `cargo xtask pipeline`)", record.run);
+    }
+    Ok(())
+}
+
+/// The record of the newest run, if nothing changed and the registry still has its image.
+fn reusable(context: &Context, inputs: &Digests) -> Result<Option<Record<Content>>> {
+    let Some(run) = context.named_run().or_else(|| context.latest_run()) else { return Ok(None) };
+    let folder = paths::run(&context.root, &run);
+    if !folder.join(Stage::Build.file()).is_file() {
+        return Ok(None);
+    }
+    let record = match crate::records::read_verified::<Content>(&folder, Stage::Build) {
+        Ok(record) => record,
+        Err(error) => {
+            terminal::warning(&format!("{error:#}; building anew"));
+            return Ok(None);
+        }
+    };
+    if record.environment != context.environment_name {
+        return Ok(None);
+    }
+    if let Some((name, _)) = inputs.iter().find(|(name, digest)| record.inputs.get(*name) != Some(*digest)) {
+        note(&format!("{name} changed since run {run}"));
+        return Ok(None);
+    }
+    let cloud = context.cloud()?;
+    let pushed = context.block_on(async {
+        let uri = cloud.ensure_repository(&record.content.image.repository).await?;
+        Repository::open(cloud, &uri).await?.manifest(&record.content.image.digest).await
+    })?;
+    if pushed.is_none() {
+        note("the registry no longer has the image, building anew");
+        return Ok(None);
+    }
+    context.select_run(&run)?;
+    Ok(Some(record))
+}
+
+/// Trains the model from the notebook's tagged cells; gives the content of training.json.
+fn train(context: &Context, environment: &tools::Environment, folder: &Path, log: &Path) -> Result<Value> {
+    let model = &context.config.model;
+    let package = &model.package;
+    environment
+        .module("train and export the model", &format!("{package}.train"), &context.root.join(&model.directory))
+        .arg("--notebook")
+        .arg(context.root.join(&model.notebook))
+        .arg("--out")
+        .arg(folder)
+        .run(log)?;
+    for name in FILES {
+        if !folder.join(name).is_file() {
+            bail!("`python -m {package}.train` ended well without writing {}", folder.join(name).display());
+        }
+    }
+    let text = fs::read_to_string(folder.join("training.json")).context("read training.json")?;
+    let training: Value = serde_json::from_str(&text).context("understand training.json")?;
+    note(&format!("trained on {} rows from {}", training["train_rows"], training["dataset"]["file"]));
+    Ok(training)
+}
+
+/// The compiled programs.
+pub struct Programs {
+    /// What ships: the function's program.
+    pub bootstrap: PathBuf,
+    /// The batch scorer, from the same library and with the same flags.
+    pub score: PathBuf,
+}
+
+/// Compiles the predictor as a static program, the same bytes for the same sources wherever they lie.
+pub fn compile(root: &Path, inference: &Inference, log: &Path) -> Result<Programs> {
+    let target = inference.architecture.rust_target();
+    let package = &inference.package;
+    let folder = paths::cargo_target(root).join("predictor");
+    let list = dependencies::write_list(root, &folder, package, target)?;
+    let home = std::env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
+    let mut flags = vec![
+        // Without a dynamic loader and without relocations there is nothing to do before `main`.
+        "-Ctarget-feature=+crt-static".to_string(),
+        "-Crelocation-model=static".to_string(),
+        format!("--remap-path-prefix={}=/src", root.display()),
+    ];
+    if let Some(home) = home {
+        flags.push(format!("--remap-path-prefix={}=/cargo", home.display()));
+    }
+    Program::new("compile the predictor", "cargo", root)
+        .args(["build", "--locked", "--profile", "lambda", "--package", package, "--bins", "--target", target])
+        .arg("--target-dir")
+        .arg(&folder)
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
+        .env("AUDITABLE_DEPENDENCY_LIST", &list)
+        .env_remove("RUSTFLAGS")
+        .run(log)
+        .with_context(|| format!("compile for {target}: `rustup target add {target}` installs the target"))?;
+    let programs = folder.join(target).join("lambda");
+    Ok(Programs { bootstrap: programs.join("bootstrap"), score: programs.join("score") })
+}
+
+/// Pushes the image under the run's tag.
+fn push(context: &Context, image: &Image, run: &str) -> Result<ImageRecord> {
+    let name = &context.environment.inference_repository;
+    let cloud = context.cloud()?;
+    let pushed = context.block_on(async {
+        let uri = cloud.ensure_repository(name).await?;
+        Repository::open(cloud, &uri).await?.push(image, run).await
+    })?;
+    for layer in &image.layers {
+        let done = if pushed.sent.contains(&layer.content) { "pushed" } else { "already there" };
+        note(&format!(
+            "{} layer {} ({}): {done}",
+            layer.content,
+            digest::short(&layer.digest),
+            bytes(layer.bytes.len() as u64)
+        ));
+    }
+    if pushed.sent_bytes > 0 {
+        note(&format!("{} sent to the registry", bytes(pushed.sent_bytes)));
+    }
+    Ok(ImageRecord {
+        repository: name.clone(),
+        tag: run.to_string(),
+        digest: image.digest.clone(),
+        bytes: image.layers.iter().map(|layer| layer.bytes.len() as u64).sum(),
+        uncompressed_bytes: image.layers.iter().map(|layer| layer.uncompressed).sum(),
+        layers: image
+            .layers
+            .iter()
+            .map(|layer| LayerRecord {
+                content: layer.content.to_string(),
+                digest: layer.digest.clone(),
+                bytes: layer.bytes.len() as u64,
+                pushed: pushed.sent.contains(&layer.content),
+            })
+            .collect(),
+    })
+}
+
+fn rustc_version() -> Result<String> {
+    duct::cmd("rustc", ["--version"]).read().context("ask rustc for its version")
+}
+
+fn report(record: &Record<Content>) {
+    let content = &record.content;
+    note(&format!("model {} ({})", digest::short(&content.model.digest), bytes(content.model.bytes)));
+    note(&format!(
+        "image {} ({} compressed, {} unpacked)",
+        digest::short(&content.image.digest),
+        bytes(content.image.bytes),
+        bytes(content.image.uncompressed_bytes)
+    ));
+}
+
+fn set_outputs(record: &Record<Content>) -> Result<()> {
+    github::output("run", &record.run)?;
+    github::output("model_digest", &record.content.model.digest)?;
+    github::output("image_digest", &record.content.image.digest)
+}
+
+/// The function's program, compiled as `build` compiles it.
+pub fn compile_bootstrap(root: &Path) -> Result<PathBuf> {
+    let config = crate::config::read(root)?;
+    Ok(compile(root, &config.inference, &paths::tools(root).join("compile.log"))?.bootstrap)
+}

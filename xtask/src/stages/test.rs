@@ -1,0 +1,322 @@
+//! Test: the notebook's tests, the metrics of the very model in the image, and the parity of Python and Rust.
+//!
+//! Reads build.json and the image in the registry. Writes `test.json`, beside it `report.xml`, `metrics.json`,
+//! `model_metrics.html`, `shared_env_variables.txt` and `predictions.csv`. It only measures; the gate judges.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::BufReader;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+use junit_parser::{TestCase, TestStatus, TestSuite};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::context::{Context, Work};
+use crate::process::Program;
+use crate::records::{Digests, Record, Stage};
+use crate::stages::{build, scan};
+use crate::terminal::{note, warning};
+use crate::{digest, exit, github, image, tools};
+
+/// What was measured.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Content {
+    /// The model that was taken out of the image and measured.
+    pub model: String,
+    /// The image that it was taken from.
+    pub image: String,
+    pub cases: Cases,
+    /// The content of metrics.json.
+    pub metrics: Value,
+    /// Where the report can be read.
+    pub report_url: String,
+    pub report_key: String,
+}
+
+/// Test cases, counted one by one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cases {
+    pub total: u64,
+    pub passed: u64,
+    pub failed: u64,
+    pub skipped: u64,
+    /// Names of those that failed.
+    pub failures: Vec<String>,
+}
+
+const FILES: [&str; 6] =
+    ["report.xml", "metrics.json", "model_metrics.html", "shared_env_variables.txt", "predictions.csv", "artifact.txt"];
+
+/// Runs the stage.
+pub fn run(context: &Context) -> Result<Record<Content>> {
+    let build: Record<build::Content> = context.read(Stage::Build)?;
+    build::sources_unchanged(context, &build)?;
+    let environment = &context.environment;
+    let inputs = Digests::from([
+        ("build.json".to_string(), context.record_digest(Stage::Build)?),
+        ("configuration".to_string(), context.configuration_digest(&(&environment.bucket, &environment.report_key))?),
+    ]);
+    if let Some(record) = context.unchanged::<Content>(Stage::Test, &inputs) {
+        context.skipped(Stage::Test);
+        set_outputs(context, &record)?;
+        return Ok(record);
+    }
+    let work = context.begin(Stage::Test)?;
+    for file in FILES {
+        let _ = fs::remove_file(work.folder.join(file));
+    }
+    // A bucket that cannot be had is better known before minutes of measuring than after.
+    context.block_on(context.cloud()?.ensure_bucket(environment))?;
+    let model = model_of_image(context, &work, &build)?;
+    let python = tools::python_environment(&context.root, &context.config.model.directory)?;
+    let cases = run_notebook(context, &work, &python)?;
+    let metrics = measure(context, &work, &python, &model, &build.content.model.digest)?;
+    let report_url = upload_report(context, &work)?;
+    let content = Content {
+        model: build.content.model.digest.clone(),
+        image: build.content.image.digest.clone(),
+        cases,
+        metrics,
+        report_url,
+        report_key: environment.report_key.clone(),
+    };
+    let record = work.finish(inputs, &FILES, content)?;
+    report(&record);
+    set_outputs(context, &record)?;
+    Ok(record)
+}
+
+/// Takes the model out of the image in the registry and checks that it is the one that build.json names.
+fn model_of_image(context: &Context, work: &Work, build: &Record<build::Content>) -> Result<std::path::PathBuf> {
+    let bytes = context.block_on(scan::file_of(context.cloud()?, &build.content.image, 1, image::MODEL_PATH))?;
+    let found = digest::of_bytes(&bytes);
+    if found != build.content.model.digest {
+        bail!(
+            "the model in image {} is {found}, build.json says {}",
+            build.content.image.digest,
+            build.content.model.digest
+        );
+    }
+    let path = work.folder.join("model-of-image.bin");
+    crate::records::write_atomically(&path, &bytes)?;
+    Ok(path)
+}
+
+/// Runs the notebook's tests and counts the cases.
+fn run_notebook(context: &Context, work: &Work, python: &tools::Environment) -> Result<Cases> {
+    let model = &context.config.model;
+    let folder = context.root.join(&model.directory);
+    let notebook = context.root.join(&model.notebook);
+    let notebook = notebook.strip_prefix(&folder).unwrap_or(&notebook);
+    let report = work.folder.join("report.xml");
+    let ended = python
+        .module("run the notebook's tests", "pytest", &folder)
+        .args(["-p", "no:cacheprovider", "--nbval-lax"])
+        .arg(notebook)
+        .arg(format!("--junitxml={}", report.display()))
+        // The notebook's last cell proves that it describes the model that ships.
+        .env("CCAPPROVAL_MODEL", work.folder.join("model.bin"))
+        .run_to_end(&work.log("notebook"))?;
+    let cases = read_cases(&report).with_context(|| format!("its output is in {}", ended.log.display()))?;
+    // pytest: 0 all passed, 1 some failed; anything else is not an answer about the cases.
+    match ended.code {
+        Some(0) if cases.failed == 0 => {}
+        Some(1) if cases.failed > 0 => {
+            warning(&format!("{} of {} cases failed: {}", cases.failed, cases.total, cases.failures.join(", ")));
+            eprintln!("{}", crate::process::tail(&ended.log, 30));
+        }
+        code => bail!(
+            "pytest ended with {code:?} while report.xml counts {} failed cases of {}\n{}\nall of its output: {}",
+            cases.failed,
+            cases.total,
+            crate::process::tail(&ended.log, 25),
+            ended.log.display()
+        ),
+    }
+    Ok(cases)
+}
+
+/// Counts the cases of a JUnit report one by one: the totals that a report claims are not relied on.
+///
+/// # Errors
+/// No report, one that is no JUnit, or (exit code 4) one without a case.
+fn read_cases(path: &Path) -> Result<Cases> {
+    let file = fs::File::open(path).with_context(|| format!("the tests left no report: open {}", path.display()))?;
+    let suites =
+        junit_parser::from_reader(BufReader::new(file)).with_context(|| format!("understand {}", path.display()))?;
+    let mut cases = Cases::default();
+    for suite in &suites.suites {
+        count(suite, &mut cases);
+    }
+    if cases.total == 0 {
+        return Err(exit::nothing_checked(format!(
+            "{} has no test case: tests that did not run prove nothing",
+            path.display()
+        )));
+    }
+    Ok(cases)
+}
+
+fn count(suite: &TestSuite, cases: &mut Cases) {
+    for TestCase { name, status, .. } in &suite.cases {
+        cases.total += 1;
+        match status {
+            TestStatus::Success => cases.passed += 1,
+            TestStatus::Skipped(_) => cases.skipped += 1,
+            _ => {
+                cases.failed += 1;
+                cases.failures.push(name.clone());
+            }
+        }
+    }
+    for inner in &suite.suites {
+        count(inner, cases);
+    }
+}
+
+/// Scores the test split with the Rust program and the model of the image, and has Python judge the predictions.
+fn measure(context: &Context, work: &Work, python: &tools::Environment, model: &Path, digest: &str) -> Result<Value> {
+    let programs = build::compile(&context.root, &context.config.inference, &work.log("compile"))?;
+    Program::new("score the test split", &programs.score, &work.folder)
+        .arg("--model")
+        .arg(model)
+        .args(["--input", "test_split.csv", "--output", "predictions.csv"])
+        .run(&work.log("score"))?;
+    python
+        .module("measure the model", &format!("{}.metrics", context.config.model.package), &work.folder)
+        .arg("--run")
+        .arg(&work.folder)
+        .arg("--predictions")
+        .arg(work.folder.join("predictions.csv"))
+        .arg("--out")
+        .arg(&work.folder)
+        .run(&work.log("metrics"))?;
+    let path = work.folder.join("metrics.json");
+    let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    let metrics: Value = serde_json::from_str(&text).with_context(|| format!("understand {}", path.display()))?;
+    if metrics["model"] != digest {
+        bail!("{} speaks of model {}, the image has {digest}", path.display(), metrics["model"]);
+    }
+    Ok(metrics)
+}
+
+/// Publishes the report in the bucket: under its fixed name, and under the run's own for later.
+fn upload_report(context: &Context, work: &Work) -> Result<String> {
+    let environment = &context.environment;
+    let cloud = context.cloud()?;
+    let report = fs::read(work.folder.join("model_metrics.html")).context("read model_metrics.html")?;
+    let folder = environment.report_key.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let of_run = format!("{folder}/{}/model_metrics.html", work.run);
+    context.block_on(async {
+        for key in [environment.report_key.as_str(), of_run.trim_start_matches('/')] {
+            cloud.upload(&environment.bucket, key, "text/html; charset=utf-8", report.clone()).await?;
+        }
+        anyhow::Ok(())
+    })?;
+    let url = cloud.object_url(&environment.bucket, &environment.report_key);
+    crate::records::write_atomically(&work.folder.join("artifact.txt"), format!("{url}\n").as_bytes())?;
+    Ok(url)
+}
+
+/// The variables that the metrics hand on; unknown names are said and ignored.
+fn shared_variables(text: &str) -> (BTreeMap<String, String>, Vec<String>) {
+    let mut known = BTreeMap::new();
+    let mut unknown = Vec::new();
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        match line.split_once('=') {
+            Some((name @ ("ACCURACY" | "EQUAL_OPPORTUNITY_FAIRNESS_PERCENT"), value)) => {
+                known.insert(name.to_string(), value.to_string());
+            }
+            _ => unknown.push(line.split('=').next().unwrap_or(line).to_string()),
+        }
+    }
+    (known, unknown)
+}
+
+fn report(record: &Record<Content>) {
+    let Content { cases, metrics, report_url, .. } = &record.content;
+    note(&format!(
+        "notebook: {} cases, {} passed, {} failed, {} skipped",
+        cases.total, cases.passed, cases.failed, cases.skipped
+    ));
+    let points = metrics["fairnessScoreEqualOpportunity"].as_f64();
+    note(&format!(
+        "accuracy {}, equal opportunity difference {} on {} rows",
+        metrics["accuracy"],
+        points.map_or("unknown".to_string(), |points| format!("{points:.2} points")),
+        metrics["rows"]
+    ));
+    note(&format!(
+        "Python and Rust: {} different classes, {} different probabilities in {} rows",
+        metrics["parity"]["class_differences"], metrics["parity"]["probability_differences"], metrics["parity"]["rows"]
+    ));
+    note(&format!("report {report_url}"));
+}
+
+fn set_outputs(context: &Context, record: &Record<Content>) -> Result<()> {
+    let path = context.folder()?.join("shared_env_variables.txt");
+    let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    let (known, unknown) = shared_variables(&text);
+    for name in unknown {
+        note(&format!("Ignoring unknown variable: {name}"));
+    }
+    for (name, value) in &known {
+        github::output(name, value)?;
+    }
+    github::output("report_url", &record.content.report_url)?;
+    let content = &record.content;
+    github::summary(&format!(
+        "### Test\n\n| | |\n|---|---|\n| model | `{}` |\n| accuracy | {} |\n| equal opportunity difference (points) | {} |\n\
+         | test cases | {} passed, {} failed, {} skipped |\n| report | {} |",
+        content.model,
+        content.metrics["accuracy"],
+        content.metrics["fairnessScoreEqualOpportunity"],
+        content.cases.passed,
+        content.cases.failed,
+        content.cases.skipped,
+        content.report_url
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cases_of(text: &str) -> Result<Cases> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("report.xml");
+        fs::write(&path, text).unwrap();
+        read_cases(&path)
+    }
+
+    #[test]
+    fn cases_are_counted_wherever_they_stand() {
+        let bare = r#"<testsuite tests="0"><testcase name="a"/><testcase name="b"><failure message="no"/></testcase></testsuite>"#;
+        let cases = cases_of(bare).unwrap();
+        assert_eq!((cases.total, cases.passed, cases.failed), (2, 1, 1));
+        let nested = r#"<testsuites><testsuite><testsuite><testcase name="a"><skipped/></testcase>
+            <testcase name="b"><error message="x"/></testcase></testsuite></testsuite></testsuites>"#;
+        let cases = cases_of(nested).unwrap();
+        assert_eq!((cases.skipped, cases.failed, cases.failures), (1, 1, vec!["b".to_string()]));
+    }
+
+    #[test]
+    fn no_case_is_nothing_checked() {
+        for text in ["<testsuites/>", "<testsuites><testsuite tests=\"5\"></testsuite></testsuites>"] {
+            let error = cases_of(text).unwrap_err();
+            assert_eq!(exit::answer_of(&error), Some(exit::Answer::NothingChecked), "{text}");
+        }
+        assert!(exit::answer_of(&cases_of("<testsuites").unwrap_err()).is_none());
+        assert!(read_cases(Path::new("/nonexistent/report.xml")).is_err());
+    }
+
+    #[test]
+    fn unknown_variables_are_told_apart() {
+        let (known, unknown) =
+            shared_variables("ACCURACY=0.9\nOTHER=1\n\nEQUAL_OPPORTUNITY_FAIRNESS_PERCENT=7.0\nnonsense\n");
+        assert_eq!(known.len(), 2);
+        assert_eq!(unknown, ["OTHER", "nonsense"]);
+    }
+}
