@@ -1,8 +1,10 @@
 //! The model file, format version 1 (see MODEL_FORMAT.md): checked once, then used without parsing.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::ops::Range;
 
+use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 const MAGIC: &[u8; 8] = b"TABMODEL";
@@ -22,7 +24,11 @@ const SECTIONS: [(u32, u32, &str); 8] = [
     (7, 16, "nodes"),
     (8, 8, "leaves"),
 ];
+const FEATURE: usize = 32;
+const CLASS: usize = 8;
+const TREE: usize = 8;
 const NODE: usize = 16;
+const LEAF_VALUE: usize = 8;
 const LEAF: u16 = 1;
 const MISSING_GOES_LEFT: u16 = 2;
 
@@ -82,7 +88,7 @@ pub struct Model {
     features: Vec<Feature>,
     classes: Vec<i64>,
     positive: usize,
-    root: u32,
+    root: usize,
     metadata: Range<usize>,
     nodes: Range<usize>,
     leaves: Range<usize>,
@@ -97,8 +103,8 @@ impl Model {
         let sections = sections(&bytes)?;
         let [metadata, strings, features, model, classes, trees, nodes, leaves] = sections;
         let metadata_text = std::str::from_utf8(&bytes[metadata.clone()]);
-        if !metadata_text.is_ok_and(|text| serde_json::from_str::<serde_json::Value>(text).is_ok()) {
-            return refused("the metadata is no JSON");
+        if !metadata_text.is_ok_and(|text| serde_json::from_str::<Map<String, Value>>(text).is_ok()) {
+            return refused("the metadata is no JSON object");
         }
 
         if model.len() != 48 {
@@ -116,11 +122,11 @@ impl Model {
         }
         let count = |section: &Range<usize>, size: usize| (section.len() / size) as u64;
         let expected = [
-            ("features", u64::from(feature_count), count(&features, 32)),
-            ("classes", u64::from(class_count), count(&classes, 8)),
-            ("trees", u64::from(tree_count), count(&trees, 8)),
+            ("features", u64::from(feature_count), count(&features, FEATURE)),
+            ("classes", u64::from(class_count), count(&classes, CLASS)),
+            ("trees", u64::from(tree_count), count(&trees, TREE)),
             ("nodes", wide(0), count(&nodes, NODE)),
-            ("leaf values", wide(1).saturating_mul(u64::from(class_count)), count(&leaves, 8)),
+            ("leaf values", wide(1).saturating_mul(u64::from(class_count)), count(&leaves, LEAF_VALUE)),
         ];
         for (what, said, found) in expected {
             if said != found {
@@ -130,24 +136,21 @@ impl Model {
         if tree_count != 1 {
             return refused(format!("a decision tree has one tree, not {tree_count}"));
         }
-        if feature_count == 0 || feature_count > 1 << 16 {
-            return refused(format!("{feature_count} features"));
+        if !(1..=1 << 16).contains(&feature_count) {
+            return refused(format!("a model has 1 to 65536 features, not {feature_count}"));
         }
-        let classes: Vec<i64> = bytes[classes].chunks_exact(8).map(|b| u64_at(b, 0).cast_signed()).collect();
-        let mut sorted = classes.clone();
-        sorted.sort_unstable();
-        sorted.dedup();
-        if classes.len() < 2 || sorted.len() != classes.len() || positive >= classes.len() {
-            return refused("the classes are not two or more different ones with a positive one among them");
+        let classes: Vec<i64> =
+            bytes[classes].chunks_exact(CLASS).map(|label| u64_at(label, 0).cast_signed()).collect();
+        let different: HashSet<&i64> = classes.iter().collect();
+        if different.len() != classes.len() || positive >= classes.len() {
+            return refused("the classes are not different ones with the positive one among them");
         }
-        let features = read_features(&bytes, &features, &strings)?;
-        let root = u32_at(&bytes, trees.start);
-        let depth = u32_at(&bytes, trees.start + 4);
-        check_nodes(&bytes, &nodes, features.len(), wide(1), root, depth)?;
-        for value in bytes[leaves.clone()].chunks_exact(8).map(|b| f64_at(b, 0)) {
-            if !(0.0..=1.0).contains(&value) {
-                return refused(format!("a leaf has probability {value}"));
-            }
+        let features = read_features(&bytes[features], &bytes[strings])?;
+        let root = u32_at(&bytes, trees.start) as usize;
+        check_nodes(&bytes[nodes.clone()], features.len(), wide(1), root, u32_at(&bytes, trees.start + 4))?;
+        let mut values = bytes[leaves.clone()].chunks_exact(LEAF_VALUE).map(|value| f64_at(value, 0));
+        if let Some(value) = values.find(|value| !(0.0..=1.0).contains(value)) {
+            return refused(format!("a leaf has probability {value}"));
         }
         let digest = format!("sha256:{}", hex::encode(Sha256::digest(&bytes)));
         Ok(Model { bytes, digest, features, classes, positive, root, metadata, nodes, leaves })
@@ -181,41 +184,67 @@ impl Model {
     /// Predicts one row of as many values as there are features; NaN is a missing value.
     ///
     /// # Panics
-    /// The row has fewer values than there are features.
+    /// The row has another number of values than there are features.
     pub fn predict(&self, row: &[f64]) -> Prediction {
-        assert!(row.len() >= self.features.len(), "a row has a value for each feature");
-        let probabilities = self.leaf(row);
+        let leaf = self.leaf(row);
+        let probability = |class| self.leaf_value(leaf, class);
         // The first of the greatest, as numpy's argmax.
-        let mut best = 0;
-        for (index, value) in probabilities.clone().enumerate() {
-            if value > self.leaf_value(&probabilities, best) {
-                best = index;
-            }
-        }
-        Prediction { class: self.classes[best], probability: self.leaf_value(&probabilities, self.positive) }
+        let best = (1..self.classes.len())
+            .fold(0, |best, class| if probability(class) > probability(best) { class } else { best });
+        Prediction { class: self.classes[best], probability: probability(self.positive) }
     }
 
-    fn leaf_value(&self, probabilities: &(impl Iterator<Item = f64> + Clone), index: usize) -> f64 {
-        probabilities.clone().nth(index).unwrap_or_default()
+    /// The probability of every class, in the order of [`Model::classes`], for a row as in [`Model::predict`].
+    ///
+    /// # Panics
+    /// The row has another number of values than there are features.
+    pub fn probabilities(&self, row: &[f64]) -> impl Iterator<Item = f64> {
+        let leaf = self.leaf(row);
+        (0..self.classes.len()).map(move |class| self.leaf_value(leaf, class))
     }
 
-    /// The class probabilities of the leaf that a row falls into.
-    fn leaf(&self, row: &[f64]) -> impl Iterator<Item = f64> + Clone {
-        let nodes = &self.bytes[self.nodes.clone()];
-        let mut index = self.root as usize;
+    /// Index of the leaf that a row falls into. The checks of the file are why this walk ends and stays inside.
+    fn leaf(&self, row: &[f64]) -> usize {
+        assert_eq!(row.len(), self.features.len(), "a row has one value for each feature");
+        let mut index = self.root;
         loop {
-            let node = &nodes[NODE * index..NODE * (index + 1)];
-            let (threshold, feature, flags, child) = (f64_at(node, 0), u16_at(node, 8), u16_at(node, 10), u32_at(node, 12));
-            if flags & LEAF != 0 {
-                let count = self.classes.len();
-                let start = self.leaves.start + 8 * count * child as usize;
-                return self.bytes[start..start + 8 * count].chunks_exact(8).map(|b| f64_at(b, 0));
+            let node = Node::at(&self.bytes, self.nodes.start + NODE * index);
+            if node.is_leaf() {
+                return node.child;
             }
             // scikit-learn keeps features in single precision and thresholds in double.
-            let value = f64::from(row[usize::from(feature)] as f32);
-            let left = if value.is_nan() { flags & MISSING_GOES_LEFT != 0 } else { value <= threshold };
-            index = child as usize + usize::from(!left);
+            let value = f64::from(row[node.feature] as f32);
+            let left = if value.is_nan() { node.flags & MISSING_GOES_LEFT != 0 } else { value <= node.threshold };
+            index = node.child + usize::from(!left);
         }
+    }
+
+    fn leaf_value(&self, leaf: usize, class: usize) -> f64 {
+        f64_at(&self.bytes, self.leaves.start + LEAF_VALUE * (leaf * self.classes.len() + class))
+    }
+}
+
+/// One node as it stands in the file.
+struct Node {
+    threshold: f64,
+    feature: usize,
+    flags: u16,
+    /// Of a split the left child, of a leaf its row of values.
+    child: usize,
+}
+
+impl Node {
+    fn at(bytes: &[u8], at: usize) -> Node {
+        Node {
+            threshold: f64_at(bytes, at),
+            feature: usize::from(u16_at(bytes, at + 8)),
+            flags: u16_at(bytes, at + 10),
+            child: u32_at(bytes, at + 12) as usize,
+        }
+    }
+
+    fn is_leaf(&self) -> bool {
+        self.flags & LEAF != 0
     }
 }
 
@@ -229,7 +258,11 @@ fn sections(bytes: &[u8]) -> Result<[Range<usize>; 8], ModelError> {
         return refused(format!("the file has format version {version}, this program reads version {VERSION}"));
     }
     if u64_at(bytes, 16) != bytes.len() as u64 {
-        return refused(format!("the file has {} bytes, its header says {}: truncated?", bytes.len(), u64_at(bytes, 16)));
+        return refused(format!(
+            "the file has {} bytes, its header says {}: truncated?",
+            bytes.len(),
+            u64_at(bytes, 16)
+        ));
     }
     if u64_at(bytes, 24) != 0 {
         return refused("a reserved field of the header is not zero");
@@ -238,7 +271,11 @@ fn sections(bytes: &[u8]) -> Result<[Range<usize>; 8], ModelError> {
         return refused("the file was changed: its content does not have the hash in its header");
     }
     if u32_at(bytes, 12) as usize != SECTIONS.len() {
-        return refused(format!("the file has {} sections, version {VERSION} has {}", u32_at(bytes, 12), SECTIONS.len()));
+        return refused(format!(
+            "the file has {} sections, version {VERSION} has {}",
+            u32_at(bytes, 12),
+            SECTIONS.len()
+        ));
     }
     let table = HEADER..HEADER + TABLE_ENTRY * SECTIONS.len();
     if bytes.len() < table.end {
@@ -270,18 +307,19 @@ fn sections(bytes: &[u8]) -> Result<[Range<usize>; 8], ModelError> {
     Ok(places)
 }
 
-fn read_features(bytes: &[u8], place: &Range<usize>, strings: &Range<usize>) -> Result<Vec<Feature>, ModelError> {
-    let Ok(strings) = std::str::from_utf8(&bytes[strings.clone()]) else {
+fn read_features(records: &[u8], strings: &[u8]) -> Result<Vec<Feature>, ModelError> {
+    let Ok(strings) = std::str::from_utf8(strings) else {
         return refused("the strings are not UTF-8");
     };
-    let mut features: Vec<Feature> = Vec::new();
-    for record in bytes[place.clone()].chunks_exact(32) {
+    let mut features = Vec::new();
+    let mut names = HashSet::new();
+    for record in records.chunks_exact(FEATURE) {
         let start = u32_at(record, 0) as usize;
         let name = start.checked_add(u32_at(record, 4) as usize).and_then(|end| strings.get(start..end));
         let Some(name) = name.filter(|name| !name.is_empty()) else {
-            return refused("a feature's name lies outside the strings");
+            return refused("a feature's name lies outside the strings or is empty");
         };
-        if features.iter().any(|feature| feature.name == name) {
+        if !names.insert(name) {
             return refused(format!("two features are named {name}"));
         }
         let kind = match u32_at(record, 8) {
@@ -291,7 +329,10 @@ fn read_features(bytes: &[u8], place: &Range<usize>, strings: &Range<usize>) -> 
             other => return refused(format!("feature {name} has the unknown type {other}")),
         };
         let (minimum, maximum) = (f64_at(record, 16), f64_at(record, 24));
-        if u32_at(record, 12) != 0 || !(minimum <= maximum) {
+        if u32_at(record, 12) != 0 {
+            return refused(format!("a reserved field of feature {name} is not zero"));
+        }
+        if minimum.is_nan() || maximum.is_nan() || minimum > maximum {
             return refused(format!("feature {name} has no range"));
         }
         features.push(Feature { name: name.to_string(), kind, minimum, maximum });
@@ -299,50 +340,39 @@ fn read_features(bytes: &[u8], place: &Range<usize>, strings: &Range<usize>) -> 
     Ok(features)
 }
 
-/// Every index stays inside, every child lies behind its parent, so that a walk ends and never leaves the file.
-fn check_nodes(
-    bytes: &[u8],
-    place: &Range<usize>,
-    features: usize,
-    leaves: u64,
-    root: u32,
-    depth: u32,
-) -> Result<(), ModelError> {
-    let nodes = &bytes[place.clone()];
+/// Every index stays inside, and the nodes are one tree whose children lie behind their parents: a walk ends.
+fn check_nodes(nodes: &[u8], features: usize, leaves: u64, root: usize, depth: u32) -> Result<(), ModelError> {
     let count = nodes.len() / NODE;
-    if root as usize >= count {
+    if root >= count {
         return refused("the tree's root lies outside the nodes");
     }
-    // Children lie behind their parents, so one pass from the front knows the longest path to every node.
+    // Children lie behind their parents, so one pass from the front knows how deep every node is.
     let mut depths = vec![None; count];
-    depths[root as usize] = Some(0_u32);
+    depths[root] = Some(0_u32);
     let mut greatest = 0;
-    for (index, node) in nodes.chunks_exact(NODE).enumerate() {
-        let (threshold, feature, flags, child) = (f64_at(node, 0), u16_at(node, 8), u16_at(node, 10), u32_at(node, 12));
-        if flags & !(LEAF | MISSING_GOES_LEFT) != 0 || threshold.is_nan() {
+    for index in 0..count {
+        let node = Node::at(nodes, NODE * index);
+        if node.flags & !(LEAF | MISSING_GOES_LEFT) != 0 || node.threshold.is_nan() {
             return refused(format!("node {index} is no node of version {VERSION}"));
         }
-        if flags & LEAF != 0 {
-            if flags != LEAF || threshold.to_bits() != 0 || feature != 0 || u64::from(child) >= leaves {
+        let Some(own_depth) = depths[index] else {
+            return refused(format!("node {index} is not reached from the root"));
+        };
+        if node.is_leaf() {
+            if node.flags != LEAF || node.threshold.to_bits() != 0 || node.feature != 0 || node.child as u64 >= leaves {
                 return refused(format!("node {index} is no leaf of this file"));
             }
-            greatest = greatest.max(depths[index].unwrap_or_default());
+            greatest = greatest.max(own_depth);
             continue;
         }
-        let child = child as usize;
-        if usize::from(feature) >= features || child <= index || child.checked_add(1).is_none_or(|last| last >= count) {
+        if node.feature >= features || node.child <= index || node.child >= count - 1 {
             return refused(format!("node {index} points outside the file"));
         }
-        if let Some(depth) = depths[index] {
-            for next in [child, child + 1] {
-                if depths[next].replace(depth + 1).is_some() {
-                    return refused(format!("node {next} has two parents"));
-                }
+        for child in [node.child, node.child + 1] {
+            if depths[child].replace(own_depth + 1).is_some() {
+                return refused(format!("node {child} has two parents"));
             }
         }
-    }
-    if depths.iter().any(Option::is_none) {
-        return refused("a node is not reached from the root");
     }
     if greatest != depth {
         return refused(format!("the tree is {greatest} deep, its record says {depth}"));

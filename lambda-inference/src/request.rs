@@ -136,7 +136,6 @@ fn application_of(event: &str) -> Result<Application, Rejection> {
     }
 }
 
-/// Name and text of every field, in order, doubled names included.
 struct Fields<'a>(Vec<(String, &'a RawValue)>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
@@ -159,7 +158,11 @@ impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
     }
 }
 
-fn fields(text: &str) -> Result<Vec<(String, &RawValue)>, serde_json::Error> {
+/// Name and JSON text of every field of a JSON object, in order, doubled names included.
+///
+/// # Errors
+/// The text is not a JSON object.
+pub fn fields(text: &str) -> Result<Vec<(String, &RawValue)>, serde_json::Error> {
     serde_json::from_str::<Fields<'_>>(text).map(|fields| fields.0)
 }
 
@@ -190,6 +193,11 @@ pub fn row(features: &[Feature], application: &str) -> Result<Vec<f64>, Rejectio
         .collect()
 }
 
+/// Whether a value is no infinity in single precision, in which the model's library refuses it.
+pub fn within_single_precision(value: f64) -> bool {
+    !(value as f32).is_infinite()
+}
+
 /// A JSON value as a number of the feature's type and range.
 fn number(feature: &Feature, text: &str) -> Result<f64, Rejection> {
     let name = &feature.name;
@@ -197,6 +205,9 @@ fn number(feature: &Feature, text: &str) -> Result<f64, Rejection> {
         return Err(field_error(name, format!("{name} must be a number")));
     }
     let value: f64 = text.parse().map_err(|_| field_error(name, format!("{name} must be a number")))?;
+    if !within_single_precision(value) {
+        return Err(field_error(name, format!("{name} is too large")));
+    }
     match feature.kind {
         FeatureKind::Number => {}
         FeatureKind::Integer if value.fract() == 0.0 => {}
@@ -204,8 +215,8 @@ fn number(feature: &Feature, text: &str) -> Result<f64, Rejection> {
         FeatureKind::Flag if value == 0.0 || value == 1.0 => {}
         FeatureKind::Flag => return Err(field_error(name, format!("{name} must be 0 or 1"))),
     }
-    if !value.is_finite() || value < feature.minimum || value > feature.maximum {
-        let (minimum, maximum) = (feature.minimum, feature.maximum);
+    let (minimum, maximum) = (feature.minimum, feature.maximum);
+    if value < minimum || value > maximum {
         return Err(field_error(name, format!("{name} must lie between {minimum} and {maximum}")));
     }
     Ok(value)

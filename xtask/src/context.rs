@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use crate::cloud::Cloud;
 use crate::config::{self, Config, Environment};
 use crate::records::{self, Digests, Record, Stage};
-use crate::{Common, digest, git, github, paths, terminal};
+use crate::{Common, digest, git, github, paths, process, terminal};
 
 /// The state of one command.
 pub struct Context {
@@ -60,6 +60,11 @@ impl Context {
                 .context("start the asynchronous runtime")?,
             cloud: OnceCell::new(),
         })
+    }
+
+    /// Lets Ctrl-C end the programs that a stage started together with this one.
+    pub fn end_with_children(&self) {
+        process::end_with_children(&self.runtime);
     }
 
     /// Waits for a future.

@@ -42,6 +42,7 @@ pub fn run(context: &Context, common: &Common, options: &Options) -> Result<()> 
 }
 
 fn once(context: &Context) -> Result<()> {
+    context.end_with_children();
     let _lock = lock::acquire(&context.root)?;
     let begun = Instant::now();
     let mut records = Map::new();
@@ -76,6 +77,7 @@ fn once(context: &Context) -> Result<()> {
 
 /// Runs one stage as a command of its own.
 pub fn stage<T: Serialize>(context: &Context, stage: Stage, run: impl FnOnce() -> Result<T>) -> Result<()> {
+    context.end_with_children();
     let _lock = lock::acquire(&context.root)?;
     let record = framed(stage, run)?;
     if context.json {

@@ -2,11 +2,36 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
 use crate::terminal::Progress;
+
+/// The programs that run now.
+static RUNNING: Mutex<Vec<Arc<duct::Handle>>> = Mutex::new(Vec::new());
+
+/// From now on, Ctrl-C or a request to terminate ends the running programs first and then this process, so that none of them
+/// goes on writing into a run that somebody begins anew.
+pub fn end_with_children(runtime: &tokio::runtime::Runtime) {
+    runtime.spawn(async {
+        use tokio::signal::unix::{SignalKind, signal};
+        let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+        else {
+            return;
+        };
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        for handle in RUNNING.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            let _ = handle.kill();
+        }
+        eprintln!("interrupted: the same command again goes on where this one ended");
+        std::process::exit(130);
+    });
+}
 
 /// A program about to run.
 pub struct Program {
@@ -91,7 +116,17 @@ impl Program {
             };
         }
         let progress = Progress::start(&self.what, Some(log.to_path_buf()));
-        let handle = expression.start().with_context(|| format!("start {} to {}", name.display(), self.what))?;
+        let started = expression.start().with_context(|| format!("start {} to {}", name.display(), self.what))?;
+        let handle = Arc::new(started);
+        RUNNING.lock().unwrap_or_else(PoisonError::into_inner).push(handle.clone());
+        let ended = self.wait(&handle, &name, log);
+        RUNNING.lock().unwrap_or_else(PoisonError::into_inner).retain(|running| !Arc::ptr_eq(running, &handle));
+        drop(progress);
+        Ok(Ended { code: ended?, log: log.to_path_buf() })
+    }
+
+    /// Waits for the exit code, within the limit.
+    fn wait(&self, handle: &duct::Handle, name: &Path, log: &Path) -> Result<Option<i32>> {
         let deadline = Instant::now() + self.limit;
         let Some(output) = handle.wait_deadline(deadline).with_context(|| format!("wait for {}", name.display()))?
         else {
@@ -104,8 +139,7 @@ impl Program {
                 log.display()
             );
         };
-        drop(progress);
-        Ok(Ended { code: output.status.code(), log: log.to_path_buf() })
+        Ok(output.status.code())
     }
 
     /// Runs and expects exit code 0.

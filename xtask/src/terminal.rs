@@ -61,8 +61,7 @@ impl Progress {
         let thread = std::thread::spawn(move || {
             let mut pause = Duration::from_secs(2);
             while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(pause) {
-                let last =
-                    log.as_ref().and_then(last_line).map(|line| format!(": {line}")).unwrap_or_default();
+                let last = log.as_ref().and_then(last_line).map(|line| format!(": {line}")).unwrap_or_default();
                 let line: String =
                     format!("… {what} ({} s){last}", begun.elapsed().as_secs()).chars().take(100).collect();
                 if live {

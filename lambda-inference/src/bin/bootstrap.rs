@@ -5,6 +5,7 @@ use std::env;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use http::uri::Authority;
 use lambda_inference::{Model, request};
 use lambda_runtime::{LambdaEvent, service_fn};
 use serde_json::Value;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
 }
 
 fn serve() -> Result<(), String> {
+    check_environment()?;
     let path = model_path()?;
     let bytes = std::fs::read(&path).map_err(|error| format!("read the model {}: {error}", path.display()))?;
     let model = Model::from_bytes(bytes).map_err(|error| format!("refuse the model {}: {error}", path.display()))?;
@@ -42,6 +44,18 @@ fn serve() -> Result<(), String> {
         Ok::<Value, Infallible>(request::answer(model, event.payload.get()))
     });
     runtime.block_on(lambda_runtime::run(handler)).map_err(|error| format!("speak to the Runtime API: {error}"))
+}
+
+/// The variables that the Lambda service sets, without which the runtime library would panic.
+fn check_environment() -> Result<(), String> {
+    let value = |name: &str| env::var(name).map_err(|_| format!("{name} is not set: Lambda starts this program"));
+    let api = value("AWS_LAMBDA_RUNTIME_API")?;
+    api.parse::<Authority>().map_err(|error| format!("AWS_LAMBDA_RUNTIME_API is {api:?}: {error}"))?;
+    value("AWS_LAMBDA_FUNCTION_NAME")?;
+    value("AWS_LAMBDA_FUNCTION_VERSION")?;
+    let memory = value("AWS_LAMBDA_FUNCTION_MEMORY_SIZE")?;
+    memory.parse::<i32>().map_err(|error| format!("AWS_LAMBDA_FUNCTION_MEMORY_SIZE is {memory:?}: {error}"))?;
+    Ok(())
 }
 
 /// `MODEL_PATH`, or the file beside this program, wherever the image was unpacked.

@@ -1,20 +1,24 @@
 //! Batch scoring: rows from CSV or NDJSON, predictions as CSV, in the order of the input.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use lambda_inference::Model;
+use lambda_inference::{Feature, Model, Prediction, request};
 use lexopt::{Arg, ValueExt};
-use serde_json::{Map, Value};
 
 const USAGE: &str = "usage: score --model FILE [--input FILE|-] [--output FILE|-] [--format csv|ndjson] | score --model FILE --describe
 
-Reads rows with the model's features by name and writes `prediction,probability` (of the positive class), a line a row, in the
-order of the input. An empty CSV field and a JSON null are missing values. Other columns are ignored. A row that cannot be read is reported with
-its line, written as `,`, and makes the exit code 1; wrong usage makes it 2.";
+Reads rows with the model's features by name and writes `prediction,probability` (of the positive class; with more than two
+classes `prediction,probability_<class>,...`), a line a row, in the order of the input. An empty CSV field and a JSON null are
+missing values. Other columns are ignored. A row that cannot be read is reported with its line, written as a line of empty
+fields, and makes the exit code 1; wrong usage makes it 2.";
+
+/// How much of a bad value is shown.
+const SHOWN: usize = 60;
 
 /// How many bad rows are reported one by one.
 const REPORTED: u64 = 20;
@@ -34,28 +38,34 @@ struct Options {
 }
 
 fn main() -> ExitCode {
-    let options = match options() {
-        Ok(Some(options)) => options,
-        Ok(None) => {
-            println!("{USAGE}");
-            return ExitCode::SUCCESS;
-        }
+    let result = match options() {
+        Ok(Some(options)) => run(&options),
+        Ok(None) => print(USAGE).map(|()| 0),
         Err(error) => {
-            eprintln!("score: {error}\n{USAGE}");
+            note(format_args!("{error}\n{USAGE}"));
             return ExitCode::from(2);
         }
     };
-    match run(&options) {
+    match result {
         Ok(0) => ExitCode::SUCCESS,
         Ok(bad) => {
-            eprintln!("score: {bad} rows could not be read");
+            note(format_args!("rows that could not be read: {bad}"));
             ExitCode::FAILURE
         }
         Err(error) => {
-            eprintln!("score: {error}");
+            note(format_args!("{error}"));
             ExitCode::FAILURE
         }
     }
+}
+
+/// Writes to standard error; where that is gone, nobody is left to be told.
+fn note(text: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "score: {text}");
+}
+
+fn print(text: &str) -> Result<(), String> {
+    writeln!(io::stdout(), "{text}").map_err(|error| format!("write: {error}"))
 }
 
 /// The command line's options; none if help was asked for.
@@ -92,8 +102,13 @@ fn run(options: &Options) -> Result<u64, String> {
     let bytes = std::fs::read(&options.model).map_err(|error| format!("read the model {name}: {error}"))?;
     let model = Model::from_bytes(bytes).map_err(|error| format!("refuse the model {name}: {error}"))?;
     if options.describe {
-        println!("{}", model.metadata());
-        return Ok(0);
+        return print(model.metadata()).map(|()| 0);
+    }
+    if let (Some(input), Some(output)) = (&options.input, &options.output)
+        && let (Ok(input), Ok(output)) = (input.canonicalize(), output.canonicalize())
+        && input == output
+    {
+        return Err(format!("input and output are the same file, {}", input.display()));
     }
     let input: Box<dyn Read> = match &options.input {
         Some(path) => Box::new(File::open(path).map_err(|error| format!("open {}: {error}", path.display()))?),
@@ -104,7 +119,6 @@ fn run(options: &Options) -> Result<u64, String> {
         None => Box::new(io::stdout().lock()),
     };
     let mut output = Output::new(&model, output);
-    output.header().map_err(|error| format!("write: {error}"))?;
     match options.format {
         Format::Csv => score_csv(&model, input, &mut output)?,
         Format::Ndjson => score_ndjson(&model, input, &mut output)?,
@@ -128,121 +142,161 @@ impl<'a> Output<'a> {
         Output { model, writer, rows: 0, bad: 0, next_report: Instant::now() + Duration::from_secs(2) }
     }
 
-    fn header(&mut self) -> io::Result<()> {
-        self.writer.write_all(b"prediction,probability\n")
+    fn header(&mut self) -> Result<(), String> {
+        let mut header = "prediction".to_string();
+        match self.model.classes() {
+            [] | [_] | [_, _] => header += ",probability",
+            many => many.iter().for_each(|class| header += &format!(",probability_{class}")),
+        }
+        writeln!(self.writer, "{header}").map_err(|error| format!("write: {error}"))
     }
 
     /// Writes the prediction for a row, or the mark of a bad one.
-    fn row(&mut self, line: u64, row: Result<&[f64], String>) -> Result<(), String> {
+    fn row(&mut self, row: Result<&[f64], String>) -> Result<(), String> {
         self.rows += 1;
         if self.rows.is_multiple_of(100_000) && Instant::now() >= self.next_report {
-            eprintln!("score: {} rows", self.rows);
+            note(format_args!("{} rows", self.rows));
             self.next_report = Instant::now() + Duration::from_secs(2);
         }
         let written = match row {
-            Ok(row) => {
-                let prediction = self.model.predict(row);
-                writeln!(self.writer, "{},{:?}", prediction.class, prediction.probability)
-            }
+            Ok(row) => self.prediction(row),
             Err(reason) => {
                 self.bad += 1;
                 if self.bad <= REPORTED {
-                    eprintln!("score: line {line}: {reason}");
+                    note(format_args!("{reason}"));
                 }
-                self.writer.write_all(b",\n")
+                self.bad_row()
             }
         };
         written.map_err(|error| format!("write: {error}"))
     }
+
+    fn prediction(&mut self, row: &[f64]) -> io::Result<()> {
+        let Prediction { class, probability } = self.model.predict(row);
+        if self.model.classes().len() <= 2 {
+            return writeln!(self.writer, "{class},{probability:?}");
+        }
+        write!(self.writer, "{class}")?;
+        for probability in self.model.probabilities(row) {
+            write!(self.writer, ",{probability:?}")?;
+        }
+        writeln!(self.writer)
+    }
+
+    fn bad_row(&mut self) -> io::Result<()> {
+        let classes = self.model.classes().len();
+        writeln!(self.writer, "{}", ",".repeat(if classes <= 2 { 1 } else { classes }))
+    }
 }
 
-fn score_csv(model: &Model, input: Box<dyn Read>, output: &mut Output<'_>) -> Result<(), String> {
-    let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(input);
-    let header = reader.byte_headers().map_err(|error| format!("read the header: {error}"))?.clone();
-    let columns = model
-        .features()
-        .iter()
-        .map(|feature| {
-            let mut places = header.iter().enumerate().filter(|(_, name)| *name == feature.name.as_bytes());
-            match (places.next(), places.next()) {
-                (Some((column, _)), None) => Ok(column),
-                (None, _) => Err(format!("the input has no column {}", feature.name)),
-                (Some(_), Some(_)) => Err(format!("the input has two columns {}", feature.name)),
-            }
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    if header.len() > columns.len() {
-        eprintln!("score: {} columns that the model does not have are ignored", header.len() - columns.len());
+fn score_csv(model: &Model, input: impl Read, output: &mut Output<'_>) -> Result<(), String> {
+    // With `\n` as the only end of a record the reader knows its line; a `\r` before it is taken off here. The line end added
+    // at the end of the input is no row of its own.
+    let mut builder = csv::ReaderBuilder::new();
+    builder.flexible(true).terminator(csv::Terminator::Any(b'\n'));
+    let mut reader = builder.from_reader(input.chain(b"\n".as_slice()));
+    let header = reader.byte_headers().map_err(|error| format!("read the header: {error}"))?;
+    let mut header: Vec<Vec<u8>> = header.iter().map(<[u8]>::to_vec).collect();
+    if let Some(last) = header.last_mut() {
+        last.truncate(last.strip_suffix(b"\r").unwrap_or(last).len());
     }
+    if header.is_empty() {
+        return Err("the input is empty: a CSV begins with a line of column names".to_string());
+    }
+    let columns = model.features().iter().map(|feature| column(&header, feature)).collect::<Result<Vec<_>, _>>()?;
+    if header.len() > columns.len() {
+        note(format_args!("ignored columns, which the model does not have: {}", header.len() - columns.len()));
+    }
+    output.header()?;
     let mut record = csv::ByteRecord::new();
     let mut row = vec![0.0; columns.len()];
-    loop {
-        let line = reader.position().line();
-        match reader.read_byte_record(&mut record) {
-            Ok(false) => return Ok(()),
-            Ok(true) => {}
-            Err(error) => return Err(format!("line {line}: {error}")),
+    let mut before = reader.position().line();
+    while reader.read_byte_record(&mut record).map_err(|error| format!("read: {error}"))? {
+        let after = reader.position().line();
+        if record.as_slice() != b"\r" {
+            let filled = fill_from_csv(model, &columns, header.len(), &record, &mut row).map_err(|reason| {
+                // Blank lines lie before the record, and line ends within it.
+                let within = record.as_slice().iter().filter(|byte| **byte == b'\n').count() as u64;
+                format!("line {}: {reason}", before.max(after.saturating_sub(1 + within)))
+            });
+            output.row(filled.map(|()| row.as_slice()))?;
         }
-        let line = record.position().map_or(line, csv::Position::line);
-        let mut problem = None;
-        if record.len() != header.len() {
-            problem = Some(format!("{} fields, the header has {}", record.len(), header.len()));
-        } else {
-            for (value, (column, feature)) in row.iter_mut().zip(columns.iter().zip(model.features())) {
-                match parse(&record[*column]) {
-                    Some(number) => *value = number,
-                    None => {
-                        let text = String::from_utf8_lossy(&record[*column]).into_owned();
-                        problem = Some(format!("{} is {text:?}, not a number", feature.name));
-                        break;
-                    }
-                }
-            }
-        }
-        output.row(line, problem.map_or(Ok(row.as_slice()), Err))?;
+        before = after;
+    }
+    Ok(())
+}
+
+/// The place of a feature's column.
+fn column(header: &[Vec<u8>], feature: &Feature) -> Result<usize, String> {
+    let mut places = header.iter().enumerate().filter(|(_, name)| name.as_slice() == feature.name.as_bytes());
+    match (places.next(), places.next()) {
+        (Some((column, _)), None) => Ok(column),
+        (None, _) => Err(format!("the input has no column {}", feature.name)),
+        (Some(_), Some(_)) => Err(format!("the input has two columns {}", feature.name)),
     }
 }
 
-/// A field's number; an empty field is a missing value.
-fn parse(field: &[u8]) -> Option<f64> {
-    match field.trim_ascii() {
-        b"" => Some(f64::NAN),
-        field => std::str::from_utf8(field).ok()?.parse().ok(),
+fn fill_from_csv(
+    model: &Model,
+    columns: &[usize],
+    fields: usize,
+    record: &csv::ByteRecord,
+    row: &mut [f64],
+) -> Result<(), String> {
+    if record.len() != fields {
+        return Err(format!("{} fields, the header has {fields}", record.len()));
     }
+    for ((value, column), feature) in row.iter_mut().zip(columns).zip(model.features()) {
+        let text = String::from_utf8_lossy(record[*column].trim_ascii());
+        *value = if text.is_empty() { f64::NAN } else { number(&feature.name, &text)? };
+    }
+    Ok(())
 }
 
-fn score_ndjson(model: &Model, input: Box<dyn Read>, output: &mut Output<'_>) -> Result<(), String> {
+fn score_ndjson(model: &Model, input: impl Read, output: &mut Output<'_>) -> Result<(), String> {
+    output.header()?;
     let mut reader = BufReader::with_capacity(1 << 16, input);
-    let mut text = Vec::new();
+    let mut bytes = Vec::new();
     let mut row = vec![0.0; model.features().len()];
-    let mut line = 0;
-    loop {
-        text.clear();
-        line += 1;
-        match reader.read_until(b'\n', &mut text) {
-            Ok(0) => return Ok(()),
-            Ok(_) => {}
-            Err(error) => return Err(format!("line {line}: {error}")),
+    for line in 1_u64.. {
+        bytes.clear();
+        if reader.read_until(b'\n', &mut bytes).map_err(|error| format!("read: {error}"))? == 0 {
+            break;
         }
+        // As in a CSV, a byte order mark at the start says nothing.
+        let text = if line == 1 { bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes) } else { &bytes };
         if text.trim_ascii().is_empty() {
             continue;
         }
-        let problem = match serde_json::from_slice::<Map<String, Value>>(&text) {
-            Ok(fields) => fill(model, &fields, &mut row).err(),
-            Err(error) => Some(format!("no JSON object: {error}")),
-        };
-        output.row(line, problem.map_or(Ok(row.as_slice()), Err))?;
+        let filled = fill_from_json(model, text, &mut row).map_err(|reason| format!("line {line}: {reason}"));
+        output.row(filled.map(|()| row.as_slice()))?;
     }
+    Ok(())
 }
 
-fn fill(model: &Model, fields: &Map<String, Value>, row: &mut [f64]) -> Result<(), String> {
+fn fill_from_json(model: &Model, text: &[u8], row: &mut [f64]) -> Result<(), String> {
+    let text = std::str::from_utf8(text).map_err(|error| format!("no UTF-8: {error}"))?;
+    let fields = request::fields(text).map_err(|error| format!("no JSON object: {error}"))?;
     for (value, feature) in row.iter_mut().zip(model.features()) {
-        *value = match fields.get(&feature.name) {
-            Some(Value::Null) => f64::NAN,
-            Some(Value::Number(number)) => number.as_f64().unwrap_or(f64::NAN),
-            Some(other) => return Err(format!("{} is {other}, not a number", feature.name)),
-            None => return Err(format!("{} is missing", feature.name)),
+        let name = &feature.name;
+        let mut given = fields.iter().filter(|(field, _)| field == name).map(|(_, value)| value.get());
+        *value = match (given.next(), given.next()) {
+            (Some("null"), None) => f64::NAN,
+            (Some(text), None) => number(name, text)?,
+            (None, _) => return Err(format!("{name} is missing")),
+            (Some(_), Some(_)) => return Err(format!("{name} is given twice")),
         };
     }
     Ok(())
+}
+
+/// A value's number. Words as `inf` and `nan` are none, and neither is what the model's library refuses as too large.
+fn number(name: &str, text: &str) -> Result<f64, String> {
+    let shown = || text.chars().take(SHOWN).collect::<String>();
+    let digits = text.bytes().any(|byte| byte.is_ascii_digit());
+    match text.parse() {
+        Ok(value) if digits && request::within_single_precision(value) => Ok(value),
+        Ok(_) if digits => Err(format!("{name} is too large: {}", shown())),
+        _ => Err(format!("{name} is {:?}, not a number", shown())),
+    }
 }

@@ -85,11 +85,13 @@ pub fn run(context: &Context) -> Result<Record<Content>> {
 
 /// Digests of everything that decides the verdict.
 fn inputs(context: &Context) -> Result<Digests> {
-    let folder = context.folder()?;
     let mut inputs = Digests::new();
     for stage in [Stage::Build, Stage::Scan, Stage::Test] {
-        let path = folder.join(stage.file());
-        let digest = if path.is_file() { digest::of_file(&path)? } else { "absent".to_string() };
+        // With the files that it names: evidence that was changed since must be judged anew, and denied.
+        let digest = match context.read::<Value>(stage) {
+            Ok(_) => context.record_digest(stage)?,
+            Err(error) => format!("unusable: {error:#}"),
+        };
         inputs.insert(stage.file().to_string(), digest);
     }
     for path in context.config.policy_sets.iter().flat_map(|set| &set.policies) {

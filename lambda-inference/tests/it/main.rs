@@ -1,0 +1,7 @@
+//! The predictor from outside: the model file, requests, and both programs.
+
+mod bootstrap;
+mod builder;
+mod model_file;
+mod requests;
+mod score;

@@ -1,0 +1,410 @@
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use tempfile::TempDir;
+
+use crate::builder::{self, Random, credit, leaf, split};
+
+const ANY: f64 = f64::INFINITY;
+
+/// A folder with a model file, to score in.
+struct Place {
+    folder: TempDir,
+}
+
+struct Scored {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Place {
+    fn new() -> Place {
+        Place::with(&credit().0)
+    }
+
+    fn with(model: &builder::File) -> Place {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::write(folder.path().join("model.bin"), model.bytes()).expect("write the model");
+        Place { folder }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_score"));
+        command.current_dir(self.folder.path()).args(arguments);
+        command
+    }
+
+    fn run(&self, arguments: &[&str], input: &[u8]) -> Scored {
+        let mut command = self.command(arguments);
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("start the scorer");
+        // A program that refuses its arguments reads nothing, and the pipe breaks.
+        let _ = child.stdin.take().expect("a pipe").write_all(input);
+        Scored::of(child.wait_with_output().expect("wait for the scorer"))
+    }
+
+    fn csv(&self, input: &str) -> Scored {
+        self.run(&["--model", "model.bin"], input.as_bytes())
+    }
+
+    fn ndjson(&self, input: &str) -> Scored {
+        self.run(&["--model", "model.bin", "--format", "ndjson"], input.as_bytes())
+    }
+}
+
+impl Scored {
+    fn of(output: Output) -> Scored {
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+        let scored = Scored {
+            code: output.status.code().expect("no signal"),
+            out: text(output.stdout),
+            err: text(output.stderr),
+        };
+        assert!(!scored.err.contains("panicked"), "{}", scored.err);
+        scored
+    }
+
+    #[track_caller]
+    fn is(&self, out: &str) {
+        assert_eq!((self.code, self.out.as_str()), (0, out), "{}", self.err);
+    }
+
+    #[track_caller]
+    fn fails(&self, code: i32, reason: &str) {
+        assert_eq!(self.code, code, "{} {}", self.out, self.err);
+        assert!(self.err.contains(reason), "{}", self.err);
+    }
+}
+
+const HEADER: &str = "Num_Children,Income,Own_Car,Own_Housing\n";
+/// The answers for `2,90000,1,1`, for `0,1,0,0`, and for a row without a value.
+const YES: &str = "1,1.0\n";
+const NO: &str = "0,0.1\n";
+
+#[test]
+fn rows_are_scored_in_order() {
+    let place = Place::new();
+    let expected = format!("prediction,probability\n{YES}{NO}{YES}");
+    place.csv(&format!("{HEADER}2,90000,1,1\n0,1,0,0\n2,90000,1,1\n")).is(&expected);
+    place.csv(&format!("{HEADER}2,90000,1,1\n0,1,0,0\n2,90000,1,1")).is(&expected);
+    place.csv("Own_Housing,Income,Own_Car,Num_Children\n1,9e4,1,2\n0,1.0,0,0\n1,+90000,1, 2 \n").is(&expected);
+}
+
+#[test]
+fn other_columns_are_ignored_with_a_note() {
+    let scored = Place::new().csv("Group,Num_Children,Income,Own_Car,Own_Housing,Target\nx,2,90000,1,1,\n");
+    scored.is(&format!("prediction,probability\n{YES}"));
+    assert!(scored.err.contains("ignored columns, which the model does not have: 2"), "{}", scored.err);
+}
+
+#[test]
+fn a_column_that_is_missing_or_doubled_is_an_error() {
+    let place = Place::new();
+    for (header, reason) in [
+        ("Num_Children,Income,Own_Car", "no column Own_Housing"),
+        ("Num_Children,income,Own_Car,Own_Housing", "no column Income"),
+        ("Num_Children,Income,Own_Car,Own_Housing,Income", "two columns Income"),
+        ("\n", "the input is empty"),
+        ("", "the input is empty"),
+        ("\u{feff}", "the input is empty"),
+    ] {
+        let scored = place.csv(&format!("{header}\n"));
+        scored.fails(1, reason);
+        assert_eq!(scored.out, "");
+    }
+    place.csv("").fails(1, "the input is empty");
+}
+
+#[test]
+fn a_header_alone_gives_a_header() {
+    let place = Place::new();
+    place.csv(HEADER).is("prediction,probability\n");
+    place.csv(HEADER.trim_end()).is("prediction,probability\n");
+    place.ndjson("").is("prediction,probability\n");
+    place.ndjson("\n \n").is("prediction,probability\n");
+}
+
+#[test]
+fn bad_rows_keep_the_order_and_are_reported_with_their_line() {
+    let place = Place::new();
+    for ending in ["\n", "\r\n"] {
+        let rows =
+            ["2,90000,1,1", "2,many,1,1", "\"0\",\"1\",0,0", "2,90000,1", "2,90000,1,1,1", "2,9e99,1,1", "2,90000,1,1"];
+        let text = format!("{HEADER}{}\n", rows.join("\n")).replace('\n', ending);
+        let scored = place.csv(&text);
+        assert_eq!(scored.out, format!("prediction,probability\n{YES},\n{NO},\n,\n,\n{YES}"));
+        scored.fails(1, "line 3: Income is \"many\", not a number");
+        scored.fails(1, "line 5: 3 fields, the header has 4");
+        scored.fails(1, "line 6: 5 fields, the header has 4");
+        scored.fails(1, "line 7: Income is too large: 9e99");
+        scored.fails(1, "rows that could not be read: 4");
+    }
+}
+
+#[test]
+fn what_is_no_number_is_no_number() {
+    let place = Place::new();
+    for value in [
+        "x", "nan", "NaN", "-nan", "inf", "-inf", "Infinity", "1e39", "-1e39", "1e999", "0x10", "1_000", "1,5", "--1",
+        "1 2", "null", "true", "1e", "e1", ".", "-", "\u{661}", "1\u{0}",
+    ] {
+        let scored = place.csv(&format!("{HEADER}2,\"{value}\",1,1\n"));
+        assert_eq!(scored.out, "prediction,probability\n,\n", "{value:?}");
+        scored.fails(1, "line 2: Income");
+    }
+    for value in ["90000", "+90000", "90000.", "9e4", "9E+4", " 90000 ", "090000"] {
+        place.csv(&format!("{HEADER}2,{value},1,1\n")).is(&format!("prediction,probability\n{YES}"));
+    }
+    // The greatest that is no infinity in single precision.
+    place.csv(&format!("{HEADER}2,3.4028235e38,1,1\n")).is(&format!("prediction,probability\n{YES}"));
+    let mut bytes = format!("{HEADER}2,").into_bytes();
+    bytes.extend(b"\xff\xfe,1,1\n");
+    place.run(&["--model", "model.bin"], &bytes).fails(1, "line 2: Income");
+    let long = place.csv(&format!("{HEADER}2,{},1,1\n", "x".repeat(100_000)));
+    assert!(long.code == 1 && long.err.len() < 300, "{:.400}", long.err);
+}
+
+#[test]
+fn only_the_first_bad_rows_are_reported_but_all_are_counted() {
+    let scored = Place::new().csv(&format!("{HEADER}{}", "x,1,1,1\n".repeat(1_000)));
+    assert_eq!(scored.err.lines().count(), 21, "{}", scored.err);
+    scored.fails(1, "rows that could not be read: 1000");
+    assert_eq!(scored.out.lines().count(), 1_001);
+}
+
+#[test]
+fn an_empty_field_is_a_missing_value() {
+    let (file, tree) = credit();
+    let place = Place::with(&file);
+    let nan = f64::NAN;
+    let rows = [
+        ("2,,1,1", [2.0, nan, 1.0, 1.0]),
+        (",,,", [nan; 4]),
+        (",90000,1, ", [nan, 9e4, 1.0, nan]),
+        ("\"\",1,0,0", [nan, 1.0, 0.0, 0.0]),
+    ];
+    for (text, row) in rows {
+        let probabilities = tree.probabilities(&row);
+        let class = u8::from(probabilities[1] > probabilities[0]);
+        let expected = format!("prediction,probability\n{class},{:?}\n", probabilities[1]);
+        place.csv(&format!("{HEADER}{text}\n")).is(&expected);
+    }
+    place
+        .ndjson(r#"{"Num_Children": 2, "Income": null, "Own_Car": 1, "Own_Housing": 1}"#)
+        .is(&format!("prediction,probability\n1,{:?}\n", tree.probabilities(&[2.0, nan, 1.0, 1.0])[1]));
+}
+
+#[test]
+fn quotes_line_ends_and_byte_order_marks_are_understood() {
+    let place = Place::new();
+    let expected = format!("prediction,probability\n{YES}{NO}");
+    place.csv("\"Num_Children\",\"Income\",Own_Car,\"Own_Housing\"\n\"2\",\"90000\",1,1\n0,1,\"0\",0\n").is(&expected);
+    place.csv(&format!("{HEADER}2,90000,1,1\n0,1,0,0\n").replace('\n', "\r\n")).is(&expected);
+    place.csv(&format!("\u{feff}{HEADER}2,90000,1,1\n0,1,0,0\n")).is(&expected);
+    place.csv(&format!("\u{feff}\"Num_Children\"{}2,90000,1,1\n0,1,0,0\n", &HEADER[12..])).is(&expected);
+    place.csv(&format!("{HEADER}\n2,90000,1,1\n\r\n\n0,1,0,0\n\n")).is(&expected);
+    // Commas, quotes and line ends inside an ignored column.
+    let scored = place.csv("a,Num_Children,Income,Own_Car,Own_Housing\n\"x,\n\"\"y\",2,90000,1,1\nz,0,x,0,0\n");
+    assert_eq!(scored.out, format!("prediction,probability\n{YES},\n"));
+    scored.fails(1, "line 4: Income");
+    place.csv(&format!("{HEADER}\n\r\n\"x\r\n\",90000,1,1\r\n\n")).fails(1, "line 4: Num_Children");
+    place.csv(&format!("{HEADER}\"2,90000,1,1\n0,1,0,0\n")).fails(1, "line 2: 1 fields, the header has 4");
+}
+
+#[test]
+fn ndjson_is_scored() {
+    let place = Place::new();
+    let good = r#"{"Own_Housing": 1, "Num_Children": 2.0, "Income": 9e4, "Own_Car": 1, "Group": [{"x": null}]}"#;
+    let other = r#"{"Num_Children": 0, "Income": 1, "Own_Car": 0, "Own_Housing": 0}"#;
+    let expected = format!("prediction,probability\n{YES}{NO}");
+    place.ndjson(&format!("{good}\n{other}\n")).is(&expected);
+    place.ndjson(&format!("{good}\r\n\r\n\n  \n{other}")).is(&expected);
+    place.ndjson(&format!("\u{feff}{good}\n{other}")).is(&expected);
+    fs::write(place.path("rows.ndjson"), format!("{good}\n{other}\n")).unwrap();
+    fs::write(place.path("rows.jsonl"), format!("{good}\n{other}\n")).unwrap();
+    place.run(&["--model", "model.bin", "--input", "rows.ndjson"], b"").is(&expected);
+    place.run(&["--model", "model.bin", "--input", "rows.jsonl"], b"").is(&expected);
+}
+
+#[test]
+fn bad_ndjson_is_reported_with_its_line() {
+    let place = Place::new();
+    let good = r#"{"Num_Children": 2, "Income": 90000, "Own_Car": 1, "Own_Housing": 1}"#;
+    let deep = "[".repeat(100_000);
+    for (bad, reason) in [
+        ("x", "no JSON object"),
+        ("[]", "no JSON object"),
+        ("1", "no JSON object"),
+        (r#"{"Num_Children": 2"#, "no JSON object"),
+        (r#"{"Num_Children": NaN, "Income": 1, "Own_Car": 1, "Own_Housing": 1}"#, "no JSON object"),
+        (deep.as_str(), "no JSON object"),
+        (r#"{"Num_Children": 2, "Own_Car": 1, "Own_Housing": 1}"#, "Income is missing"),
+        (r#"{"Num_Children": 2, "Income": "1", "Own_Car": 1, "Own_Housing": 1}"#, r#"Income is "\"1\"", not a number"#),
+        (r#"{"Num_Children": 2, "Income": true, "Own_Car": 1, "Own_Housing": 1}"#, "Income is \"true\""),
+        (r#"{"Num_Children": 2, "Income": [1], "Own_Car": 1, "Own_Housing": 1}"#, "Income is \"[1]\""),
+        (r#"{"Num_Children": 2, "Income": 1e39, "Own_Car": 1, "Own_Housing": 1}"#, "Income is too large"),
+        (r#"{"Num_Children": 2, "Income": 1e999, "Own_Car": 1, "Own_Housing": 1}"#, "Income is too large"),
+        (r#"{"Num_Children": 2, "Income": 1, "Income": 1, "Own_Car": 1, "Own_Housing": 1}"#, "Income is given twice"),
+        (
+            r#"{"Num_Children": 2, "Income": null, "Income": 1, "Own_Car": 1, "Own_Housing": 1}"#,
+            "Income is given twice",
+        ),
+    ] {
+        let scored = place.ndjson(&format!("{good}\n\n{bad}\n{good}"));
+        assert_eq!(scored.out, format!("prediction,probability\n{YES},\n{YES}"), "{bad:.200}");
+        scored.fails(1, &format!("line 3: {reason}"));
+    }
+    let invalid = [good.as_bytes(), b"\n\xff\n", good.as_bytes()].concat();
+    place.run(&["--model", "model.bin", "--format", "ndjson"], &invalid).fails(1, "line 2: no UTF-8");
+}
+
+#[test]
+fn more_than_two_classes_have_a_column_each() {
+    let tree = split(0, 0.0, false, leaf(&[0.2, 0.5, 0.3]), leaf(&[0.7, 0.1, 0.2]));
+    let place = Place::with(&builder::File::new(&[("x", 0, -ANY, ANY)], &[-1, 0, 7], 2, &tree));
+    let scored = place.csv("x\n-1\nx\n1\n");
+    let expected = "prediction,probability_-1,probability_0,probability_7\n0,0.2,0.5,0.3\n,,,\n-1,0.7,0.1,0.2\n";
+    assert_eq!((scored.code, scored.out.as_str()), (1, expected));
+    let single = Place::with(&builder::File::new(&[("x", 0, -ANY, ANY)], &[4], 0, &leaf(&[1.0])));
+    single.csv("x\n-1\n").is("prediction,probability\n4,1.0\n");
+}
+
+#[test]
+fn probabilities_read_back_to_the_same_bits() {
+    let mut random = Random(6);
+    for _ in 0..20 {
+        let values: Vec<f64> = (0..8)
+            .map(|_| match random.below(3) {
+                0 => f64::from_bits(random.next() % 1_f64.to_bits()),
+                _ => random.unit(),
+            })
+            .collect();
+        let leaves: Vec<_> = values.iter().map(|value| leaf(&[1.0 - value, *value])).collect();
+        let mut tree = leaves[0].clone();
+        for (index, next) in leaves.iter().enumerate().skip(1) {
+            tree = split(0, index as f64, false, tree, next.clone());
+        }
+        let place = Place::with(&builder::File::new(&[("x", 0, -ANY, ANY)], &[0, 1], 1, &tree));
+        let scored = place.csv(&(0..8).fold("x\n".to_string(), |text, index| format!("{text}{index}.5\n")));
+        let read: Vec<u64> = scored
+            .out
+            .lines()
+            .skip(1)
+            .map(|line| line.split_once(',').unwrap().1.parse::<f64>().unwrap().to_bits())
+            .collect();
+        // `x = 0.5` is right of nothing but below 1, and so on upwards.
+        let expected: Vec<u64> =
+            (0..8).map(|index| tree.probabilities(&[f64::from(index) + 0.5])[1].to_bits()).collect();
+        assert_eq!(read, expected);
+    }
+}
+
+#[test]
+fn files_and_standard_streams() {
+    let place = Place::new();
+    let rows = format!("{HEADER}2,90000,1,1\n");
+    let expected = format!("prediction,probability\n{YES}");
+    fs::write(place.path("rows.csv"), &rows).unwrap();
+    place.run(&["--model", "model.bin", "--input", "-", "--output", "-"], rows.as_bytes()).is(&expected);
+    place.run(&["--model=model.bin", "--input=rows.csv"], b"").is(&expected);
+    place.run(&["--model", "model.bin", "--input", "rows.csv", "--output", "out.csv"], b"").is("");
+    assert_eq!(fs::read_to_string(place.path("out.csv")).unwrap(), expected);
+    for (arguments, reason) in [
+        (["--input", "absent.csv"], "open absent.csv"),
+        (["--input", "."], "Is a directory"),
+        (["--output", "absent/out.csv"], "create absent/out.csv"),
+    ] {
+        place.run(&[&["--model", "model.bin"][..], &arguments].concat(), rows.as_bytes()).fails(1, reason);
+    }
+    let same = ["--model", "model.bin", "--input", "rows.csv", "--output", "./rows.csv"];
+    place.run(&same, b"").fails(1, "input and output are the same file");
+    assert_eq!(fs::read_to_string(place.path("rows.csv")).unwrap(), rows);
+}
+
+#[test]
+fn wrong_usage_exits_with_2() {
+    let place = Place::new();
+    for (arguments, reason) in [
+        (&[][..], "--model is missing"),
+        (&["--model"], "--model"),
+        (&["--model", "model.bin", "rows.csv"], "rows.csv"),
+        (&["--model", "model.bin", "--explain"], "--explain"),
+        (&["--model", "model.bin", "--format", "xml"], "unknown format `xml`"),
+        (&["--model", "model.bin", "--describe=yes"], "--describe"),
+        (&["-x"], "-x"),
+    ] {
+        let scored = place.run(arguments, b"");
+        scored.fails(2, reason);
+        scored.fails(2, "usage: score");
+        assert_eq!(scored.out, "");
+    }
+    let help = place.run(&["--help"], b"");
+    assert!(help.code == 0 && help.out.starts_with("usage: score") && help.err.is_empty());
+}
+
+#[test]
+fn the_model_is_described() {
+    let place = Place::new();
+    place.run(&["--model", "model.bin", "--describe"], b"").is("{\"family\":\"decision tree\"}\n");
+}
+
+#[test]
+fn a_model_that_is_absent_or_changed_is_refused() {
+    let place = Place::new();
+    place.run(&["--model", "absent.bin"], HEADER.as_bytes()).fails(1, "read the model absent.bin");
+    let mut bytes = fs::read(place.path("model.bin")).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(place.path("model.bin"), &bytes).unwrap();
+    for arguments in [&["--model", "model.bin"][..], &["--model", "model.bin", "--describe"]] {
+        let scored = place.run(arguments, format!("{HEADER}2,90000,1,1\n").as_bytes());
+        scored.fails(1, "refuse the model model.bin: the file was changed");
+        assert_eq!(scored.out, "");
+    }
+}
+
+#[test]
+fn a_full_device_is_an_error() {
+    let full = Path::new("/dev/full");
+    if !full.exists() {
+        return;
+    }
+    let place = Place::new();
+    let rows = format!("{HEADER}{}", "2,90000,1,1\n".repeat(50_000));
+    fs::write(place.path("rows.csv"), &rows).unwrap();
+    fs::write(place.path("one.csv"), format!("{HEADER}2,90000,1,1\n")).unwrap();
+    for arguments in [&["--input", "rows.csv"][..], &["--input", "one.csv"], &["--describe"]] {
+        let arguments = [&["--model", "model.bin"][..], arguments].concat();
+        let to_device = || Stdio::from(File::options().write(true).open(full).unwrap());
+        let output = place.command(&arguments).stdout(to_device()).output().unwrap();
+        Scored::of(output).fails(1, "write: No space left on device");
+        // With nobody to tell the reason to.
+        let status = place.command(&arguments).stdout(to_device()).stderr(to_device()).status().unwrap();
+        assert_eq!(status.code(), Some(1));
+    }
+    place.run(&["--model", "model.bin", "--input", "one.csv", "--output", "/dev/full"], b"").fails(1, "No space left");
+}
+
+#[test]
+fn a_reader_that_closes_early_is_no_crash() {
+    let place = Place::new();
+    fs::write(place.path("rows.csv"), format!("{HEADER}{}", "2,90000,1,1\n".repeat(100_000))).unwrap();
+    let mut command = place.command(&["--model", "model.bin", "--input", "rows.csv"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut pipe = child.stdout.take().unwrap();
+    let mut start = [0; 10];
+    pipe.read_exact(&mut start).unwrap();
+    assert_eq!(&start, b"prediction");
+    drop(pipe);
+    Scored::of(child.wait_with_output().unwrap()).fails(1, "write: Broken pipe");
+}

@@ -1,0 +1,216 @@
+//! Benchmarks: every figure stands beside its peer's, measured in the same run on the same machine.
+//!
+//! `ratio` is the peer's value over ours. All figures are times or sizes, so above 1 ours is the better one. A figure
+//! without a peer has neither.
+
+mod cold;
+mod image;
+mod runtime_api;
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use serde_json::{Value, json};
+
+use crate::terminal;
+
+/// Measures one thing.
+type Benchmark = fn(&Path) -> Result<Vec<Figure>>;
+
+/// Every benchmark, by the name that the command line takes.
+const BENCHMARKS: [(&str, Benchmark); 2] = [("cold", cold::measure), ("image", image::measure)];
+
+/// One measured value.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Figure {
+    name: String,
+    value: f64,
+    unit: &'static str,
+    peer: Option<Peer>,
+}
+
+/// What the value is held against.
+#[derive(Debug, Clone, PartialEq)]
+struct Peer {
+    name: String,
+    value: f64,
+}
+
+impl Figure {
+    fn new(name: impl Into<String>, value: f64, unit: &'static str) -> Figure {
+        Figure { name: name.into(), value, unit, peer: None }
+    }
+
+    /// The same figure of something else, in the same unit.
+    fn beside(mut self, name: impl Into<String>, value: f64) -> Figure {
+        self.peer = Some(Peer { name: name.into(), value });
+        self
+    }
+
+    /// How many times the peer's value is ours; nothing where ours is zero.
+    fn ratio(&self) -> Option<f64> {
+        let ratio = self.peer.as_ref()?.value / self.value;
+        ratio.is_finite().then_some(ratio)
+    }
+}
+
+/// Runs the benchmark `name` and prints its figures: a table, or one line of JSON.
+///
+/// # Errors
+/// There is no such benchmark, what it measures was not built, or an answer was wrong.
+pub fn run(root: &Path, name: &str, json: bool) -> Result<()> {
+    let Some((name, measure)) = BENCHMARKS.iter().find(|(known, _)| *known == name) else {
+        let known: Vec<_> = BENCHMARKS.iter().map(|(known, _)| *known).collect();
+        bail!("there is no benchmark {name:?}, there are: {}", known.join(", "));
+    };
+    let figures = measure(root)?;
+    if json {
+        println!("{}", as_json(name, &figures));
+    } else {
+        print!("{}", as_table(&figures));
+        terminal::note("ratio: the peer's value over ours, above 1 ours is better");
+    }
+    Ok(())
+}
+
+fn as_json(name: &str, figures: &[Figure]) -> Value {
+    let figures: Vec<_> = figures
+        .iter()
+        .map(|figure| {
+            json!({
+                "name": figure.name,
+                "value": rounded(figure.value),
+                "unit": figure.unit,
+                "peer": figure.peer.as_ref().map(|peer| peer.name.as_str()),
+                "peer_value": figure.peer.as_ref().map(|peer| rounded(peer.value)),
+                "ratio": figure.ratio().map(rounded),
+            })
+        })
+        .collect();
+    json!({"bench": name, "figures": figures})
+}
+
+fn as_table(figures: &[Figure]) -> String {
+    let head = ["figure", "ours", "unit", "peer", "peer's", "ratio"].map(String::from);
+    let rows = figures.iter().map(|figure| {
+        let peer = figure.peer.as_ref();
+        [
+            figure.name.clone(),
+            number(figure.value),
+            figure.unit.to_string(),
+            peer.map_or("-".to_string(), |peer| peer.name.clone()),
+            peer.map_or("-".to_string(), |peer| number(peer.value)),
+            figure.ratio().map_or("-".to_string(), number),
+        ]
+    });
+    let rows: Vec<[String; 6]> = std::iter::once(head).chain(rows).collect();
+    // Numbers end at the same column, words begin there.
+    let to_the_right = [false, true, false, false, true, true];
+    let widths: [usize; 6] =
+        std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default());
+    let mut text = String::new();
+    for row in &rows {
+        let cells: Vec<_> = row
+            .iter()
+            .zip(widths)
+            .zip(to_the_right)
+            .map(|((cell, width), right)| if right { format!("{cell:>width$}") } else { format!("{cell:<width$}") })
+            .collect();
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// As many digits as are worth reading: counts and large values whole, small ones to a hundredth.
+fn number(value: f64) -> String {
+    if value.fract() == 0.0 || value.abs() >= 1000.0 {
+        format!("{value:.0}")
+    } else if value.abs() >= 100.0 {
+        format!("{value:.1}")
+    } else {
+        format!("{value:.2}")
+    }
+}
+
+/// To a thousandth: what lies behind is noise, and makes results hard to read and compare.
+fn rounded(value: f64) -> Value {
+    let value = (value * 1000.0).round() / 1000.0;
+    if value.fract() == 0.0 && value.abs() < 9e15 { json!(value as i64) } else { json!(value) }
+}
+
+/// The middle value, or the mean of the two in the middle.
+///
+/// # Errors
+/// There is no value.
+fn median(values: &[f64]) -> Result<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    match sorted.len() {
+        0 => bail!("nothing was measured"),
+        length if length % 2 == 1 => Ok(sorted[middle]),
+        _ => Ok(f64::midpoint(sorted[middle - 1], sorted[middle])),
+    }
+}
+
+/// The least value.
+///
+/// # Errors
+/// There is no value.
+fn minimum(values: &[f64]) -> Result<f64> {
+    match values.iter().copied().min_by(f64::total_cmp) {
+        Some(least) => Ok(least),
+        None => bail!("nothing was measured"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle_and_of_nothing_an_error() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]).unwrap(), 2.0);
+        assert_eq!(median(&[4.0, 1.0, 3.0, 2.0]).unwrap(), 2.5);
+        assert_eq!(median(&[7.0]).unwrap(), 7.0);
+        assert!(median(&[]).is_err());
+        assert_eq!(minimum(&[3.0, 1.0, 2.0]).unwrap(), 1.0);
+        assert!(minimum(&[]).is_err());
+    }
+
+    fn figures() -> Vec<Figure> {
+        vec![Figure::new("cold start", 1.5, "ms").beside("python", 450.0), Figure::new("layer", 1_234.0, "bytes")]
+    }
+
+    #[test]
+    fn the_ratio_is_the_peers_value_over_ours() {
+        let figures = figures();
+        assert_eq!(figures[0].ratio(), Some(300.0));
+        assert_eq!(figures[1].ratio(), None);
+        assert_eq!(Figure::new("nothing", 0.0, "bytes").beside("python", 1.0).ratio(), None);
+    }
+
+    #[test]
+    fn json_has_every_key_in_every_figure() {
+        let expected = json!({"bench": "cold", "figures": [
+            {"name": "cold start", "value": 1.5, "unit": "ms", "peer": "python", "peer_value": 450, "ratio": 300},
+            {"name": "layer", "value": 1234, "unit": "bytes", "peer": null, "peer_value": null, "ratio": null},
+        ]});
+        assert_eq!(as_json("cold", &figures()), expected);
+    }
+
+    #[test]
+    fn the_table_lines_up() {
+        let expected = "figure      ours  unit   peer    peer's  ratio\n\
+                        cold start  1.50  ms     python     450    300\n\
+                        layer       1234  bytes  -            -      -\n";
+        assert_eq!(as_table(&figures()), expected);
+    }
+
+    #[test]
+    fn an_unknown_name_is_answered_with_those_that_exist() {
+        let error = run(Path::new("."), "warm", false).unwrap_err().to_string();
+        assert!(error.contains("\"warm\"") && error.contains("cold, image"), "{error}");
+    }
+}
