@@ -1,0 +1,41 @@
+"""Fixtures: the embedded cloud on a free port with state of its own, and an image whose program speaks the Runtime API."""
+
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cloud_support import Cloud, Image, build_image, built_programs, layer
+
+
+@pytest.fixture(scope="session")
+def programs() -> dict[str, Path]:
+    return built_programs()
+
+
+@pytest.fixture
+def cloud(programs: dict[str, Path], tmp_path: Path) -> Iterator[Cloud]:
+    running = Cloud.start(programs["serve"], tmp_path / "cloud")
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def echo_layer(programs: dict[str, Path]) -> bytes:
+    return layer({"var/task/bootstrap": (programs["echo_runtime"].read_bytes(), 0o755)})
+
+
+def machine() -> str:
+    return {"aarch64": "arm64", "arm64": "arm64"}.get(platform.machine(), "amd64")
+
+
+@pytest.fixture(scope="session")
+def echo_image(echo_layer: bytes):
+    """Makes images that differ by a model file."""
+
+    def make(model: str = "1", **config) -> Image:
+        options = {"Entrypoint": ["/var/task/bootstrap"], "WorkingDir": "/var/task", "Env": [f"MODEL={model}"], **config}
+        return build_image([echo_layer, layer({"var/task/model.txt": model.encode()})], machine(), **options)
+
+    return make

@@ -1,0 +1,140 @@
+"""A fresh clone of the working tree, and `cargo xtask` in it, for the tests that use the pipeline as a person would."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CLONES = ROOT / "target" / "tests"
+
+
+def xtask_program() -> Path:
+    """The program under test: $XTASK, or the one that `cargo build -p xtask` left."""
+    program = Path(os.environ.get("XTASK", ROOT / "target" / "debug" / "xtask"))
+    assert program.is_file(), f"{program} is missing: run `cargo build -p xtask`, or name it with XTASK"
+    return program
+
+
+class Clone:
+    """A clone at a fixed place, so that cargo's cache serves every time; everything else begins empty."""
+
+    def __init__(self, name: str, of: "Clone | None" = None):
+        self.path = CLONES / name
+        self.build = CLONES / f"{name}-build"
+        if self.path.exists():
+            shutil.rmtree(self.path)
+        if of:
+            subprocess.run(["git", "clone", "--quiet", of.path, self.path], check=True)
+            return
+        self.path.mkdir(parents=True)
+        # What git would hand out if the working tree were committed as it is.
+        listed = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT, check=True, capture_output=True, text=True,
+        ).stdout
+        for file in filter(None, listed.split("\0")):
+            source = ROOT / file
+            if source.is_file():
+                target = self.path / file
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(source, target)
+        self.git("init", "--quiet", "--initial-branch=main")
+        self.commit("First commit")
+
+    def git(self, *arguments: str, **variables: str) -> str:
+        identity = {"GIT_AUTHOR_NAME": "A", "GIT_AUTHOR_EMAIL": "a@example.com",
+                    "GIT_COMMITTER_NAME": "A", "GIT_COMMITTER_EMAIL": "a@example.com"}
+        return subprocess.run(["git", *arguments], cwd=self.path, check=True, capture_output=True, text=True,
+                              env=os.environ | identity | variables).stdout.strip()
+
+    def commit(self, subject: str, **variables: str) -> None:
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--allow-empty", "--message", subject, **variables)
+
+    def environment(self, **variables: str) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items()
+                if not name.startswith(("GITHUB_", "LOCAL_AWS", "CARGO_", "RUSTSEC_")) or name == "CARGO_HOME"}
+        return kept | {"CARGO_TARGET_DIR": str(self.build), "LOCAL_AWS_PORT": "0", "NO_COLOR": "1"} | variables
+
+    def start(self, *arguments: str, cwd: Path | None = None, **variables: str) -> subprocess.Popen:
+        # A job of a shell that runs in the background ignores Ctrl-C, and so would all that it starts.
+        return subprocess.Popen([str(xtask_program()), *arguments], cwd=cwd or self.path, text=True,
+                                env=self.environment(**variables), stdin=subprocess.DEVNULL,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+
+    def xtask(self, *arguments: str, expect: int | None = 0, cwd: Path | None = None, **variables: str) -> "Ended":
+        process = self.start(*arguments, cwd=cwd, **variables)
+        out, err = process.communicate(timeout=1500)
+        ended = Ended(process.returncode, out, err)
+        if expect is not None:
+            assert ended.code == expect, f"exit code {ended.code}, expected {expect}\n{out}\n{err}"
+        return ended
+
+    def record(self, stage: str) -> dict:
+        return json.loads((self.path / "target/pipeline/latest" / f"{stage}.json").read_text())
+
+    def run_folder(self) -> Path:
+        return (self.path / "target/pipeline/latest").resolve()
+
+    @contextmanager
+    def edited(self, file: str, old: str, new: str):
+        """The file with the first `old` replaced; as it was, afterwards."""
+        path = self.path / file
+        text = path.read_text()
+        assert old in text, f"{file} has no {old!r}"
+        with self.holding(path):
+            path.write_text(text.replace(old, new, 1))
+            yield
+
+    @contextmanager
+    def holding(self, path: Path):
+        """Puts a file back as it is now, whatever happens to it meanwhile."""
+        kept = path.read_bytes()
+        try:
+            yield
+        finally:
+            path.write_bytes(kept)
+
+
+class Ended:
+    """How a command ended, and all that it said."""
+
+    def __init__(self, code: int, out: str, err: str):
+        self.code, self.out, self.err = code, out, err
+        self.text = out + err
+
+
+class Served:
+    """`cargo xtask local` in the background, ended with the test."""
+
+    def __init__(self, clone: Clone, *arguments: str):
+        self.process = clone.start("local", "--json", *arguments)
+        line = self.process.stdout.readline()
+        assert line, self.process.communicate(timeout=10)[1]
+        self.urls = json.loads(line)
+
+    def __enter__(self) -> dict:
+        return self.urls
+
+    def __exit__(self, *_) -> None:
+        self.process.send_signal(signal.SIGINT)
+        try:
+            self.process.communicate(timeout=20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+        assert self.process.returncode == 0
+
+
+def wait_for(condition, timeout_s: float = 60) -> None:
+    """Waits until `condition()` is true."""
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
