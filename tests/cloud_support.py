@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import boto3
+import pytest
 import requests
 from botocore.config import Config
+from botocore.exceptions import ClientError
 
 REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
 ACCESS_KEY_ID = "LOCALCLOUD0000000000"
@@ -202,3 +204,16 @@ def build_image(layers: list[bytes], architecture: str = "amd64", history: bool 
         "layers": descriptors,
     }
     return Image(json.dumps(manifest).encode(), blobs)
+
+
+def code(call, *arguments, **keywords) -> tuple[str, int]:
+    """The code and status of the error that a call ends in."""
+    with pytest.raises(ClientError) as caught:
+        call(*arguments, **keywords)
+    response = caught.value.response
+    assert response["Error"].get("Message"), "an error without a message"
+    return response["Error"]["Code"], response["ResponseMetadata"]["HTTPStatusCode"]
+
+
+def repository(cloud: Cloud, name: str = "team/app", **options) -> str:
+    return cloud.client("ecr").create_repository(repositoryName=name, **options)["repository"]["repositoryUri"]

@@ -39,3 +39,18 @@ def echo_image(echo_layer: bytes):
         return build_image([echo_layer, layer({"var/task/model.txt": model.encode()})], machine(), **options)
 
     return make
+
+
+@pytest.fixture
+def ecr(cloud: Cloud):
+    return cloud.client("ecr")
+
+
+@pytest.fixture
+def functions(cloud: Cloud):
+    return cloud.client("lambda")
+
+
+@pytest.fixture
+def s3(cloud: Cloud):
+    return cloud.client("s3")

@@ -16,12 +16,16 @@ fn refusal(bytes: Vec<u8>) -> String {
 
 /// Compares a model with the tree that it was made from, on random rows.
 fn compare(model: &Model, tree: &Tree, random: &mut Random, rows: usize) {
-    let positive = model.classes().iter().position(|class| *class == model.positive_class()).unwrap();
+    let positive = model
+        .classes()
+        .iter()
+        .position(|class| *class == model.positive_class())
+        .expect("the positive class is one of the classes");
     for _ in 0..rows {
         let row: Vec<f64> = model.features().iter().map(|_| random.value()).collect();
         let expected = tree.probabilities(&row);
         let greatest = expected.iter().copied().fold(0.0, f64::max);
-        let first = expected.iter().position(|value| *value == greatest).unwrap();
+        let first = expected.iter().position(|value| *value == greatest).expect("the greatest is one of them");
         let found = model.predict(&row);
         assert_eq!(found.class, model.classes()[first], "{row:?}");
         assert_eq!(found.probability.to_bits(), expected[positive].to_bits(), "{row:?}");
@@ -36,7 +40,7 @@ fn exercise(model: &Model, random: &mut Random) {
         let prediction = model.predict(&row);
         assert!((0.0..=1.0).contains(&prediction.probability));
         assert!(model.classes().contains(&prediction.class));
-        assert!(model.metadata().starts_with('{') || model.metadata().trim_ascii().starts_with('{'));
+        assert!(model.metadata().trim_ascii().starts_with('{'));
     }
 }
 
