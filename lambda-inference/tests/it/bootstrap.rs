@@ -1,5 +1,5 @@
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -28,12 +28,30 @@ impl RuntimeApi {
         self.listener.local_addr().expect("an address").to_string()
     }
 
+    /// The next connection; a program that ended will make none.
+    fn accept(&self) -> TcpStream {
+        self.listener.set_nonblocking(true).expect("set non-blocking");
+        let limit = Instant::now() + Duration::from_secs(30);
+        loop {
+            match self.listener.accept() {
+                Ok((stream, _)) => {
+                    stream.set_nonblocking(false).expect("set blocking");
+                    return stream;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock && Instant::now() < limit => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Err(error) => panic!("the program does not connect: {error}"),
+            }
+        }
+    }
+
     /// Hands out the events in order; gives the answers. The listener is closed when it returns.
     fn serve(self, events: &[&[u8]]) -> Vec<Answer> {
         let mut answers = Vec::new();
         let mut next = 0;
         loop {
-            let (stream, _) = self.listener.accept().expect("a connection");
+            let stream = self.accept();
             stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout");
             let mut reader = BufReader::new(stream);
             while let Some((line, body)) = request(&mut reader) {
@@ -98,7 +116,10 @@ const VARIABLES: [(&str, &str); 3] = [
 /// A folder as the image has it: the program with the model beside it.
 fn unpacked() -> TempDir {
     let folder = tempfile::tempdir().expect("a folder");
-    fs::copy(env!("CARGO_BIN_EXE_bootstrap"), folder.path().join("bootstrap")).expect("copy the program");
+    // Copied by another process: a child that a test running beside this one starts would inherit the open file from us for a
+    // moment, in which the program cannot be executed.
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_bootstrap")).arg(folder.path().join("bootstrap")).status();
+    assert!(copied.expect("start cp").success());
     fs::write(folder.path().join("model.bin"), credit().0.bytes()).expect("write the model");
     folder
 }

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use lambda_inference::{Model, request};
 use serde_json::{Value, json};
 
-use crate::builder::{Random, credit};
+use crate::builder::{File, Random, credit, leaf, split};
 
 const NAMES: [&str; 4] = ["Num_Children", "Income", "Own_Car", "Own_Housing"];
 const GOOD: &str = r#"{"Num_Children": 2, "Income": 90000, "Own_Car": 1, "Own_Housing": 1}"#;
@@ -154,6 +154,19 @@ fn bad_values_name_their_field() {
             assert_eq!((status, body["field"].as_str()), (400, Some(*name)), "{event:.200}: {body}");
             assert!(body["error"].as_str().unwrap().contains(name), "{body}");
         }
+    }
+}
+
+#[test]
+fn without_bounds_single_precision_is_the_bound() {
+    let tree = split(0, 0.0, false, leaf(&[1.0, 0.0]), leaf(&[0.0, 1.0]));
+    let model = File::new(&[("x", 0, -f64::INFINITY, f64::INFINITY)], &[0, 1], 1, &tree).model();
+    for value in ["3.4028235e38", "-3.4028235677973362e38", "1e-400"] {
+        assert_eq!(ask(&model, &format!("{{\"x\": {value}}}")).0, 200, "{value}");
+    }
+    for value in ["3.4028235677973366e38", "-3.4028235677973366e38", "1e39", "-1e308", "1e309", "-1e999"] {
+        let (status, body) = ask(&model, &format!("{{\"x\": {value}}}"));
+        assert_eq!((status, &body["field"], &body["error"]), (400, &json!("x"), &json!("x is too large")), "{value}");
     }
 }
 

@@ -219,6 +219,7 @@ fn quotes_line_ends_and_byte_order_marks_are_understood() {
     assert_eq!(scored.out, format!("prediction,probability\n{YES},\n"));
     scored.fails(1, "line 4: Income");
     place.csv(&format!("{HEADER}\n\r\n\"x\r\n\",90000,1,1\r\n\n")).fails(1, "line 4: Num_Children");
+    place.csv(&format!("{HEADER}\n\n\"\nx\",90000,1,1\n")).fails(1, "line 4: Num_Children");
     place.csv(&format!("{HEADER}\"2,90000,1,1\n0,1,0,0\n")).fails(1, "line 2: 1 fields, the header has 4");
 }
 

@@ -218,7 +218,10 @@ impl Turns {
 impl Function {
     /// Starts a process, has it answer the event `count` times, and ends it.
     fn invoke(&self, test: &SmokeTest, count: usize) -> Result<Outcome> {
-        self.try_to_invoke(test, count).with_context(|| format!("measure {}\n{}", self.name, tail(&self.log, 15)))
+        self.try_to_invoke(test, count).with_context(|| match tail(&self.log, 15) {
+            printed if printed.is_empty() => format!("measure {}", self.name),
+            printed => format!("measure {}, which printed\n{printed}\n", self.name),
+        })
     }
 
     fn try_to_invoke(&self, test: &SmokeTest, count: usize) -> Result<Outcome> {
