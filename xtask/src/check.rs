@@ -16,7 +16,7 @@ use crate::{exit, github, paths, policy, terminal, tools};
 #[derive(Args)]
 pub struct Options {
     /// Run only the named parts: format, lint, policies, rust, python, whole.
-    #[arg(long, value_name = "PART")]
+    #[arg(long, value_name = "PART", value_delimiter = ',')]
     only: Vec<String>,
 }
 
