@@ -106,6 +106,9 @@ def decision_tree(
     classes = class_labels(estimator.classes_)
     positive = positive_class(classes, schema)
     features = features_of(estimator, schema)
+    leaves = tree.value[order[is_leaf], 0, : len(classes)]
+    if not np.all((leaves >= 0) & (leaves <= 1)):
+        raise InputError("a leaf has no probabilities in [0, 1]: are sample weights negative?")
     trees = np.array([(0, tree.max_depth)], dtype=TREE_DTYPE)
     return Model(
         family=DECISION_TREE,
@@ -114,7 +117,7 @@ def decision_tree(
         positive_class=positive,
         trees=trees,
         nodes=nodes,
-        leaves=tree.value[order[is_leaf], 0, : len(classes)],
+        leaves=leaves,
         metadata={
             "family": "decision tree",
             "library": {"name": "scikit-learn", "version": sklearn.__version__},
@@ -184,6 +187,8 @@ def features_of(estimator: Any, schema: dict[str, Any] | None) -> tuple[Feature,
         raise InputError(f"{count} features are too many; the format holds {MOST_FEATURES}")
     # scikit-learn's own names for the columns of an array.
     names = getattr(estimator, "feature_names_in_", [f"x{index}" for index in range(count)])
+    if "" in names or len(set(names)) < count:
+        raise InputError("every feature needs a name of its own: rename the training columns")
     if schema is None:
         return tuple(Feature(str(name)) for name in names)
     entries = schema.get("features")

@@ -212,6 +212,22 @@ def test_unfitted_text_labels_and_several_targets_are_refused():
         export.export(DecisionTreeClassifier().fit([[0], [1]], [[0, 1], [1, 0]]))
 
 
+def test_what_the_predictor_would_refuse_is_refused_at_export():
+    values = rows(1, features=2)
+    target = labels(values, [0, 1], 1)
+    for names in (["a", "a"], ["a", ""]):
+        model = DecisionTreeClassifier(max_depth=2).fit(pd.DataFrame(values), target)
+        model.feature_names_in_ = np.array(names, dtype=object)
+        with pytest.raises(InputError, match="a name of its own"):
+            export.export(model)
+    weights = np.where(np.arange(len(values)) % 7 == 0, -3.0, 1.0)
+    model = DecisionTreeClassifier(max_depth=6, random_state=0)
+    model.fit(values, target, sample_weight=weights)
+    assert model.tree_.value.min() < 0, "the case is not the one meant"
+    with pytest.raises(InputError, match="sample weights"):
+        export.export(model)
+
+
 def test_whole_float_labels_are_exported_as_integers():
     model = decode(export.export(DecisionTreeClassifier().fit([[0], [1]], [0.0, 1.0])))
     assert model.classes == (0, 1)
