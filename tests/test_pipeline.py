@@ -197,6 +197,23 @@ def test_denied_model_is_not_deployed_and_warned_one_is(clone):
     assert clone.record("gate")["verdict"] == "allow"
 
 
+def test_stricter_policy_set_beside_the_others_warns(clone):
+    strict = """
+[[policy_sets]]
+name = "Stricter Policy Set"
+package = "strict"
+policies = ["policies/model.rego", "policies/strict.rego"]
+on_failure = "warn"
+"""
+    with clone.edited("pipeline.toml", "\n[monitor]", strict + "\n[monitor]"):
+        warned = clone.xtask("pipeline")
+        assert "Deny: Accuracy less than 95% or fairness score difference greater than 19%" in warned.err
+        outcomes = {outcome["policy_set"]: outcome["denials"] for outcome in clone.record("gate")["outcomes"]}
+        assert outcomes["Stricter Policy Set"] and not outcomes["Credit Card Approval Policy Set"]
+        assert (clone.record("gate")["verdict"], clone.record("deploy")["verdict"]) == ("warn", "warn")
+    clone.xtask("pipeline")
+
+
 @pytest.mark.parametrize("policy, reason", [
     ("", "understand policies/model.rego"),
     ("package main\ndeny contains {", "understand policies/model.rego"),

@@ -16,10 +16,12 @@
 mod disk;
 mod ecr;
 mod lambda;
+mod query_api;
 mod registry;
 mod s3;
 mod server;
 mod sigv4;
+mod sts;
 mod wire;
 
 use std::{

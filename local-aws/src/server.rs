@@ -17,12 +17,12 @@ use crate::{
     Endpoint, Identity,
     ecr::{self, Repositories},
     lambda::{self, Lambda},
+    query_api,
     registry::{self, Uploads},
     s3,
     sigv4::{self, Authorization},
-    wire::{
-        ApiError, Request, Response, escape_xml, header_text, json_reply, query_pairs, read_body, set_header, uuid,
-    },
+    sts,
+    wire::{ApiError, Request, Response, header_text, json_reply, read_body, set_header, uuid},
 };
 
 /// Everything that requests are answered from.
@@ -219,6 +219,14 @@ async fn dispatch(cloud: &Arc<Cloud>, request: Request) -> Response {
             };
             result.unwrap_or_else(|error| error.into_response(content_type))
         }
+        "sts" => {
+            let (parts, body) = request.into_parts();
+            let Some(body) = read_body(body, lambda::MAX_BODY).await else {
+                return query_api::xml_error(lambda::too_large());
+            };
+            let result = sigv4::verify(&parts, &body).and_then(|()| sts::call(&query_api::Call::read(&body)));
+            result.unwrap_or_else(query_api::xml_error)
+        }
         _ => unknown_service(&service, &target, request).await,
     }
 }
@@ -230,19 +238,8 @@ async fn unknown_service(service: &str, target: &str, request: Request) -> Respo
         .is_some_and(|kind| kind.starts_with("application/x-www-form-urlencoded"));
     if form {
         let body = read_body(body, lambda::MAX_BODY).await.unwrap_or_default();
-        let pairs = query_pairs(&String::from_utf8_lossy(&body));
-        let action = pairs.iter().find(|(name, _)| name == "Action").map_or("an unnamed action", |(_, value)| value);
-        let error = ApiError::not_implemented(format!("{service}: {action}"));
-        let text = format!(
-            "<ErrorResponse><Error><Type>Receiver</Type><Code>{}</Code><Message>{}</Message></Error><RequestId>{}</RequestId></ErrorResponse>",
-            error.code,
-            escape_xml(&error.message),
-            uuid()
-        );
-        let mut response = Response::new(Body::from(text));
-        *response.status_mut() = error.status;
-        set_header(response.headers_mut(), "content-type", "text/xml");
-        return response;
+        let call = query_api::Call::read(&body);
+        return query_api::xml_error(ApiError::not_implemented(format!("{service}: {}", call.action())));
     }
     let operation = match target.rsplit_once('.') {
         Some((_, operation)) => operation.to_owned(),

@@ -1,15 +1,21 @@
 //! The cloud that an environment lives in: the AWS SDKs, told which endpoint to speak to.
 //!
 //! There is one code path. In the `local` environment the endpoint is the embedded cloud, started in this process when
-//! no `cargo xtask local` serves it already.
+//! no `cargo xtask local` serves it already. The other environments use the ordinary credentials and settings of the AWS tools,
+//! `AWS_ENDPOINT_URL` included, and refuse an account that is not theirs.
 
 use std::path::Path;
+use std::time::Duration;
 
-use anyhow::{Context, Result};
-use aws_config::{BehaviorVersion, Region};
+use anyhow::{Context, Result, bail};
+use aws_config::retry::RetryConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, ConfigLoader, Region, SdkConfig};
 use aws_sdk_s3::config::Credentials;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::types::PublicAccessBlockConfiguration;
+use aws_smithy_http_client::Builder;
+use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
 use local_aws::{LocalCloud, Options, StartError};
 
 use crate::config::{CloudKind, Environment};
@@ -20,8 +26,11 @@ pub struct Cloud {
     pub ecr: aws_sdk_ecr::Client,
     pub s3: aws_sdk_s3::Client,
     pub lambda: aws_sdk_lambda::Client,
-    /// The embedded cloud's address.
-    pub endpoint_url: String,
+    /// What the clients are made from, for services that are called without an SDK of their own.
+    pub settings: SdkConfig,
+    /// Where all services answer, if that is not AWS itself.
+    pub endpoint_url: Option<String>,
+    region: String,
     /// Set when this process serves it.
     pub embedded: Option<LocalCloud>,
 }
@@ -37,7 +46,13 @@ pub fn port(environment: &Environment) -> Result<u16> {
 impl Cloud {
     /// Connects to the environment's cloud.
     pub async fn connect(root: &Path, environment: &Environment) -> Result<Cloud> {
-        let CloudKind::Embedded = environment.cloud;
+        match environment.cloud {
+            CloudKind::Embedded => Cloud::connect_embedded(root, environment).await,
+            CloudKind::Aws => Cloud::connect_aws(environment).await,
+        }
+    }
+
+    async fn connect_embedded(root: &Path, environment: &Environment) -> Result<Cloud> {
         let state = paths::local_state(root);
         if let Some(running) = local_aws::running(&state).await {
             return Ok(Cloud::at(running.endpoint_url, environment, None).await);
@@ -55,24 +70,59 @@ impl Cloud {
         Ok(Cloud::at(embedded.endpoint_url().to_string(), environment, Some(embedded)).await)
     }
 
+    /// Connects to AWS, once it is certain that the credentials are of the environment's account.
+    async fn connect_aws(environment: &Environment) -> Result<Cloud> {
+        let settings = loader(environment).load().await;
+        let identity = aws_sdk_sts::Client::new(&settings)
+            .get_caller_identity()
+            .send()
+            .await
+            .map_err(service_error)
+            .context("ask AWS whose credentials these are: sign in first (`aws sso login`, or set AWS_PROFILE)")?;
+        let account = identity.account().unwrap_or_default();
+        if account != environment.account {
+            bail!(
+                "the credentials are of account {account}, pipeline.toml says {}: sign in to that one, or write {account} there",
+                environment.account
+            );
+        }
+        Ok(Cloud::with(settings, environment, None))
+    }
+
     /// Clients for the embedded cloud at an address.
     pub async fn at(endpoint_url: String, environment: &Environment, embedded: Option<LocalCloud>) -> Cloud {
         let credentials =
             Credentials::new(local_aws::ACCESS_KEY_ID, local_aws::SECRET_ACCESS_KEY, None, None, "embedded cloud");
-        let config = aws_config::defaults(BehaviorVersion::latest())
-            .region(Region::new(environment.region.clone()))
-            .endpoint_url(&endpoint_url)
-            .credentials_provider(credentials)
-            .load()
-            .await;
-        let s3 = aws_sdk_s3::config::Builder::from(&config).force_path_style(true).build();
+        let settings = loader(environment).endpoint_url(&endpoint_url).credentials_provider(credentials).load().await;
+        Cloud::with(settings, environment, embedded)
+    }
+
+    fn with(settings: SdkConfig, environment: &Environment, embedded: Option<LocalCloud>) -> Cloud {
+        let endpoint_url = settings.endpoint_url().map(|url| url.trim_end_matches('/').to_string());
+        // Names of buckets before the host's name need a name server that knows them; only AWS has one.
+        // Once a process; whoever was first chose the same.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let s3 = aws_sdk_s3::config::Builder::from(&settings).force_path_style(endpoint_url.is_some()).build();
         Cloud {
-            ecr: aws_sdk_ecr::Client::new(&config),
+            ecr: aws_sdk_ecr::Client::new(&settings),
             s3: aws_sdk_s3::Client::from_conf(s3),
-            lambda: aws_sdk_lambda::Client::new(&config),
+            lambda: aws_sdk_lambda::Client::new(&settings),
+            region: environment.region.clone(),
             endpoint_url,
+            settings,
             embedded,
         }
+    }
+
+    /// The environment's region.
+    pub fn region(&self) -> &str {
+        &self.region
+    }
+
+    /// A client for calls that no SDK makes.
+    pub fn http(&self) -> Result<reqwest::Client> {
+        let builder = reqwest::Client::builder().connect_timeout(Duration::from_secs(10));
+        builder.timeout(Duration::from_secs(60)).build().context("make an HTTP client")
     }
 
     /// Makes the image repository if it does not exist.
@@ -163,8 +213,26 @@ impl Cloud {
 
     /// The address under which anybody may read an object of a public prefix.
     pub fn object_url(&self, bucket: &str, key: &str) -> String {
-        format!("{}/{bucket}/{key}", self.endpoint_url)
+        match &self.endpoint_url {
+            Some(endpoint_url) => format!("{endpoint_url}/{bucket}/{key}"),
+            None => format!("https://{bucket}.s3.{}.amazonaws.com/{key}", self.region),
+        }
     }
+}
+
+/// Settings that all clients share.
+fn loader(environment: &Environment) -> ConfigLoader {
+    // The SDK's default client brings a C library that takes as long to compile as the SDK itself.
+    let https = Builder::new().tls_provider(tls::Provider::Rustls(CryptoMode::Ring)).build_https();
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(Duration::from_secs(10))
+        .operation_attempt_timeout(Duration::from_secs(60))
+        .build();
+    aws_config::defaults(BehaviorVersion::latest())
+        .http_client(https)
+        .region(Region::new(environment.region.clone()))
+        .retry_config(RetryConfig::standard().with_max_attempts(5))
+        .timeout_config(timeouts)
 }
 
 /// Anybody may read the web page and the report, and nothing else in the bucket.

@@ -124,6 +124,18 @@ pub struct Monitor {
 pub enum CloudKind {
     /// The embedded cloud on loopback.
     Embedded,
+    /// An AWS account, reached with the ordinary credentials of the AWS tools.
+    Aws,
+}
+
+impl CloudKind {
+    /// As the policies know it.
+    pub fn name(self) -> &'static str {
+        match self {
+            CloudKind::Embedded => "embedded",
+            CloudKind::Aws => "aws",
+        }
+    }
 }
 
 /// Where to.
@@ -137,14 +149,25 @@ pub struct Environment {
     /// Port of the embedded cloud; 0 takes a free one.
     #[serde(default)]
     pub port: u16,
+    /// The account's twelve digits; a command that is given another account's credentials refuses to work.
+    pub account: String,
     pub region: String,
+    /// The environment whose runs this one takes over: build, scan and test are made there, once, and only what it
+    /// deployed may be deployed here.
+    #[serde(default)]
+    pub promotes: Option<String>,
+    /// Whether a deployment needs somebody's approval of exactly this verdict.
+    #[serde(default)]
+    pub approval: bool,
     pub training_repository: String,
     pub inference_repository: String,
+    /// `{account}` stands for the account's number: names of buckets are unique in the world.
     pub bucket: String,
     pub report_key: String,
     pub web_prefix: String,
     pub function: String,
     pub alias: String,
+    /// Name of the role that the function runs as.
     pub role: String,
     pub memory_mb: i32,
     pub timeout_seconds: i32,
@@ -159,7 +182,7 @@ pub fn read(root: &Path) -> Result<Config> {
 }
 
 fn parse(text: &str) -> Result<Config> {
-    let config: Config = toml::from_str(text)?;
+    let mut config: Config = toml::from_str(text)?;
     if config.environments.is_empty() {
         bail!("no [environments.NAME] is named");
     }
@@ -173,7 +196,54 @@ fn parse(text: &str) -> Result<Config> {
             bail!("policy set `{}` names no policy", set.name);
         }
     }
+    for (name, environment) in &mut config.environments {
+        environment.bucket = environment.bucket.replace("{account}", &environment.account);
+        if environment.account.len() != 12 || !environment.account.bytes().all(|byte| byte.is_ascii_digit()) {
+            bail!("environment `{name}`: account `{}` is not twelve digits", environment.account);
+        }
+    }
+    for (name, environment) in &config.environments {
+        check_promotion(&config, name, environment)?;
+    }
     Ok(config)
+}
+
+/// What an environment takes over must lie where it deploys from: the image is referred to by digest, never copied.
+fn check_promotion(config: &Config, name: &str, environment: &Environment) -> Result<()> {
+    let Some(source_name) = &environment.promotes else { return Ok(()) };
+    let source = config.environment(source_name).with_context(|| format!("environment `{name}` promotes it"))?;
+    if source.promotes.is_some() {
+        bail!("environment `{name}` promotes `{source_name}`, which itself promotes another");
+    }
+    let place = |environment: &Environment| {
+        let Environment { cloud, account, region, inference_repository, .. } = environment;
+        (*cloud, account.clone(), region.clone(), inference_repository.clone())
+    };
+    if place(source) != place(environment) {
+        bail!(
+            "environment `{name}` promotes `{source_name}`, so cloud, account, region and inference_repository must be the same"
+        );
+    }
+    if source.function == environment.function {
+        bail!("environments `{name}` and `{source_name}` both name the function `{}`", source.function);
+    }
+    Ok(())
+}
+
+impl Environment {
+    /// The role that the function runs as.
+    pub fn role_arn(&self) -> String {
+        format!("arn:{}:iam::{}:role/{}", self.partition(), self.account, self.role)
+    }
+
+    /// The part of AWS that the region belongs to.
+    pub fn partition(&self) -> &'static str {
+        match self.region.split('-').next() {
+            Some("cn") => "aws-cn",
+            _ if self.region.starts_with("us-gov-") => "aws-us-gov",
+            _ => "aws",
+        }
+    }
 }
 
 impl Config {
@@ -207,6 +277,8 @@ mod tests {
     fn a_misspelt_key_and_a_doubled_set_are_refused() {
         let misspelt = SHIPPED.replace("stale_after_days", "stale_after_day");
         assert!(format!("{:#}", parse(&misspelt).unwrap_err()).contains("stale_after_day"));
+        let elsewhere = SHIPPED.replacen("promotes = \"preprod\"", "promotes = \"local\"", 1);
+        assert!(parse(&elsewhere).unwrap_err().to_string().contains("promotes `local`"));
         let doubled = SHIPPED.replace("Security Policy Set", "Credit Card Approval Policy Set");
         assert!(parse(&doubled).unwrap_err().to_string().contains("twice"));
     }

@@ -81,11 +81,63 @@ impl Context {
         Ok(self.cloud.get_or_init(|| cloud))
     }
 
-    /// The newest run's id, if there is a run.
+    /// The newest run's id, if there is a run: the newest of this environment, where there are runs of several.
     pub fn latest_run(&self) -> Option<String> {
         let target = std::fs::read_link(paths::latest(&self.root)).ok()?;
-        let run = target.file_name()?.to_str()?.to_string();
-        paths::run(&self.root, &run).is_dir().then_some(run)
+        let newest = target.file_name()?.to_str()?.to_string();
+        if !paths::run(&self.root, &newest).is_dir() {
+            return None;
+        }
+        let built = |run: &str| {
+            let record = records::read::<serde_json::Value>(&paths::run(&self.root, run), Stage::Build).ok()?;
+            Some((record.finished_at, record.environment))
+        };
+        match built(&newest) {
+            Some((_, environment)) if !self.is_own(Stage::Build, &environment) => {}
+            _ => return Some(newest),
+        }
+        let runs = std::fs::read_dir(paths::runs(&self.root)).ok()?.flatten();
+        let names = runs.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| name != "latest");
+        let own = names.filter_map(|run| {
+            let (finished_at, environment) = built(&run)?;
+            self.is_own(Stage::Build, &environment).then_some((finished_at, run))
+        });
+        Some(own.max().map_or(newest, |(_, run)| run))
+    }
+
+    /// Whether a record that was made for `environment` counts in this one: its own, and those of the stages that it takes
+    /// over from the environment that it promotes.
+    fn is_own(&self, stage: Stage, environment: &str) -> bool {
+        let maker = match &self.environment.promotes {
+            Some(source) if !stage.is_of_environment() => source,
+            _ => &self.environment_name,
+        };
+        environment == maker
+    }
+
+    /// Where a stage's record lies. An environment that promotes another has a folder of its own for what it decides
+    /// itself, inside the run that it takes over.
+    fn folder_of(&self, run: &str, stage: Stage) -> PathBuf {
+        let folder = paths::run(&self.root, run);
+        match self.environment.promotes {
+            Some(_) if stage.is_of_environment() => folder.join(&self.environment_name),
+            _ => folder,
+        }
+    }
+
+    /// The record of a stage that another environment makes for this one, if one does.
+    ///
+    /// # Errors
+    /// It has to be there and is not, or not whole.
+    pub fn taken_over<T: DeserializeOwned>(&self, stage: Stage) -> Result<Option<Record<T>>> {
+        let Some(source) = self.environment.promotes.as_ref().filter(|_| !stage.is_of_environment()) else {
+            return Ok(None);
+        };
+        let record = self
+            .read(stage)
+            .with_context(|| format!("environment `{}` takes over what `{source}` made", self.environment_name))?;
+        terminal::note(&format!("taken over from {source}, run {}", record.run));
+        Ok(Some(record))
     }
 
     /// The run that this command was told to work on, by `--run` or by GitHub Actions.
@@ -151,35 +203,52 @@ impl Context {
 
     /// The stage's record, if its inputs are these, its files are untouched and it belongs to this environment.
     pub fn unchanged<T: DeserializeOwned>(&self, stage: Stage, inputs: &Digests) -> Option<Record<T>> {
-        let folder = paths::run(&self.root, self.selected_run.get()?);
+        let folder = self.folder_of(self.selected_run.get()?, stage);
         let record: Record<T> = records::read_verified(&folder, stage).ok()?;
-        (record.inputs == *inputs && record.environment == self.environment_name).then_some(record)
+        (record.inputs == *inputs && self.is_own(stage, &record.environment)).then_some(record)
     }
 
     /// Begins a stage: removes its record and those that rest on it.
     pub fn begin(&self, stage: Stage) -> Result<Work> {
         let run = self.run()?;
-        let folder = paths::run(&self.root, &run);
+        if !stage.is_of_environment() {
+            // Whoever takes this run over decided on evidence that is about to go.
+            let followers = self.config.environments.iter().filter(|(_, environment)| {
+                environment.promotes.as_ref().is_some_and(|source| *source == self.environment_name)
+            });
+            for (name, _) in followers {
+                records::clear(&paths::run(&self.root, &run).join(name), stage)?;
+            }
+        }
+        let folder = self.folder_of(&run, stage);
         records::clear(&folder, stage)?;
         Ok(Work { run, folder, stage, environment: self.environment_name.clone(), started_at: Utc::now() })
     }
 
-    /// The current run's folder.
+    /// The current run's folder, where build, scan and test leave their files.
     pub fn folder(&self) -> Result<PathBuf> {
         Ok(paths::run(&self.root, &self.run()?))
     }
 
+    /// The folder of a stage's record in the current run.
+    pub fn record_folder(&self, stage: Stage) -> Result<PathBuf> {
+        Ok(self.folder_of(&self.run()?, stage))
+    }
+
     /// Reads the record of an earlier stage of this run and recomputes the digests of its files.
     pub fn read<T: DeserializeOwned>(&self, stage: Stage) -> Result<Record<T>> {
-        let record: Record<T> = records::read_verified(&self.folder()?, stage)?;
-        if record.environment != self.environment_name {
+        let folder = self.record_folder(stage)?;
+        let record: Record<T> = records::read_verified(&folder, stage)?;
+        if !self.is_own(stage, &record.environment) {
+            let wanted = match &self.environment.promotes {
+                Some(source) if !stage.is_of_environment() => source,
+                _ => &self.environment_name,
+            };
             bail!(
-                "{} was made for environment `{}`, not `{}`: run `cargo xtask {} --env {}`",
-                self.folder()?.join(stage.file()).display(),
+                "{} was made for environment `{}`, not `{wanted}`: run `cargo xtask {} --env {wanted}`",
+                folder.join(stage.file()).display(),
                 record.environment,
-                self.environment_name,
                 stage.name(),
-                self.environment_name
             );
         }
         Ok(record)
@@ -187,7 +256,7 @@ impl Context {
 
     /// Digest of a record of this run, as an input of another stage.
     pub fn record_digest(&self, stage: Stage) -> Result<String> {
-        records::digest_of(&self.folder()?, stage)
+        records::digest_of(&self.record_folder(stage)?, stage)
     }
 
     /// Digest of the configuration that a stage depends on.

@@ -21,7 +21,9 @@ pub struct Options {
 
 /// Serves until Ctrl-C.
 pub fn run(context: &Context, options: &Options) -> Result<()> {
-    let CloudKind::Embedded = context.environment.cloud;
+    if context.environment.cloud != CloudKind::Embedded {
+        bail!("environment `{}` is not the embedded cloud's: leave --env out", context.environment_name);
+    }
     context.block_on(serve(context, options))
 }
 

@@ -4,6 +4,7 @@
 //! command a module of its own. Exit codes: 0 done, 1 something broke, 2 usage, 3 denied by policy (or stale, with
 //! `--fail`), 4 nothing was checked.
 
+mod account;
 mod advisories;
 mod bench;
 mod check;

@@ -44,6 +44,11 @@ impl Stage {
         }
     }
 
+    /// Whether each environment makes this record itself. The others speak of bytes, which are the same everywhere.
+    pub fn is_of_environment(self) -> bool {
+        matches!(self, Stage::Gate | Stage::Deploy | Stage::Monitor)
+    }
+
     /// The record's file name.
     pub fn file(self) -> &'static str {
         match self {

@@ -13,8 +13,8 @@ pub fn run(context: &Context) -> Result<()> {
     let run = context.named_run().or_else(|| context.latest_run());
     let mut stages = Map::new();
     if run.is_some() {
-        let folder = context.folder()?;
         for stage in Stage::ALL {
+            let folder = context.record_folder(stage)?;
             let state = match records::read_verified::<Value>(&folder, stage) {
                 Ok(record) => json!({
                     "state": "done",

@@ -329,7 +329,7 @@ async fn create_function(
         .function_name(&environment.function)
         .package_type(PackageType::Image)
         .code(FunctionCode::builder().image_uri(image_uri).build())
-        .role(&environment.role)
+        .role(environment.role_arn())
         .architectures(architecture)
         .memory_size(environment.memory_mb)
         .timeout(environment.timeout_seconds)

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::config::{CloudKind, OnFailure};
+use crate::config::OnFailure;
 use crate::context::Context;
 use crate::policy::{self, Outcome};
 use crate::records::{Digests, Record, Stage};
@@ -108,7 +108,7 @@ fn input(context: &Context, build: &Record<build::Content>) -> (Value, Vec<Strin
     let mut evidence = Vec::new();
     let mut input = json!({
         "environment": context.environment_name,
-        "cloud": match context.environment.cloud { CloudKind::Embedded => "embedded" },
+        "cloud": context.environment.cloud.name(),
         "image_digest": build.content.image.digest,
         "image_model": build.content.model.digest,
     });

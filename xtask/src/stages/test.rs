@@ -51,6 +51,10 @@ const FILES: [&str; 6] =
 
 /// Runs the stage.
 pub fn run(context: &Context) -> Result<Record<Content>> {
+    if let Some(record) = context.taken_over::<Content>(Stage::Test)? {
+        set_outputs(context, &record)?;
+        return Ok(record);
+    }
     let build: Record<build::Content> = context.read(Stage::Build)?;
     build::sources_unchanged(context, &build)?;
     let environment = &context.environment;

@@ -1,0 +1,57 @@
+//! The protocol of AWS's older services: a form in, XML out.
+
+use axum::body::Body;
+use http::StatusCode;
+
+use crate::wire::{ApiError, Response, escape_xml, query_pairs, set_header, uuid};
+
+/// What an operation is called with.
+pub struct Call {
+    parameters: Vec<(String, String)>,
+}
+
+impl Call {
+    /// Reads the form.
+    pub fn read(body: &[u8]) -> Self {
+        Self { parameters: query_pairs(&String::from_utf8_lossy(body)) }
+    }
+
+    /// The operation's name; empty when the form has none.
+    pub fn action(&self) -> &str {
+        self.get("Action").unwrap_or_default()
+    }
+
+    /// A parameter.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.parameters.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// The answer of `action`, whose result has `inner` as its content.
+pub fn xml_reply(status: StatusCode, namespace: &str, action: &str, inner: &str) -> Response {
+    let text = format!(
+        "<{action}Response xmlns=\"{namespace}\"><{action}Result>{inner}</{action}Result>\
+         <ResponseMetadata><RequestId>{}</RequestId></ResponseMetadata></{action}Response>",
+        uuid()
+    );
+    xml(status, text)
+}
+
+/// An exception.
+pub fn xml_error(error: ApiError) -> Response {
+    let kind = if error.status.is_server_error() { "Receiver" } else { "Sender" };
+    let text = format!(
+        "<ErrorResponse><Error><Type>{kind}</Type><Code>{}</Code><Message>{}</Message></Error><RequestId>{}</RequestId></ErrorResponse>",
+        error.code,
+        escape_xml(&error.message),
+        uuid()
+    );
+    xml(error.status, text)
+}
+
+fn xml(status: StatusCode, text: String) -> Response {
+    let mut response = Response::new(Body::from(text));
+    *response.status_mut() = status;
+    set_header(response.headers_mut(), "content-type", "text/xml");
+    response
+}
