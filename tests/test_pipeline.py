@@ -108,7 +108,7 @@ BAD_INPUT = [
     ({**APPROVED, "Num_Children": 1.5}, "Num_Children"),
     ({key: value for key, value in APPROVED.items() if key != "Income"}, "Income"),
     ({**APPROVED, "Group": 1}, "Group"),
-    ('{"Num_Children": 2, "Income": NaN, "Own_Car": 1, "Own_Housing": 1}', None),
+    ('{"Num_Children": 2, "Income": NaN, "Own_Car": 1, "Own_Housing": 1}', "Income"),
     ('{"Num_Children": 2, "Income": 1e999, "Own_Car": 1, "Own_Housing": 1}', "Income"),
     ("", None), ("[]", None), ("null", None), ("{", None), (b"\xff\xfe", None),
 ]

@@ -2,11 +2,12 @@
 //!
 //! Whatever is wrong with a request is a 4xx answer that names the field; nothing invalid ever reaches the model.
 
+use std::cell::Cell;
 use std::fmt;
 
 use base64::Engine as _;
 use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::de::{Deserializer as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -136,25 +137,44 @@ fn application_of(event: &str) -> Result<Application, Rejection> {
     }
 }
 
-struct Fields<'a>(Vec<(String, &'a RawValue)>);
+/// Why a text is no JSON object.
+#[derive(Debug)]
+pub struct NoObject {
+    /// The field whose value is no JSON, such as `NaN`; none if the text is broken elsewhere.
+    pub field: Option<String>,
+    error: serde_json::Error,
+}
 
-impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Pairs;
-        impl<'de> Visitor<'de> for Pairs {
-            type Value = Fields<'de>;
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("a JSON object")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut pairs = Vec::new();
-                while let Some(pair) = map.next_entry()? {
-                    pairs.push(pair);
+impl fmt::Display for NoObject {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(formatter)
+    }
+}
+
+/// Reads an object and leaves the name of the field at which it broke.
+struct Pairs<'a> {
+    at: &'a Cell<Option<String>>,
+}
+
+impl<'de> Visitor<'de> for Pairs<'_> {
+    type Value = Vec<(String, &'de RawValue)>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut pairs = Vec::new();
+        while let Some(name) = map.next_key::<String>()? {
+            match map.next_value() {
+                Ok(value) => pairs.push((name, value)),
+                Err(error) => {
+                    self.at.set(Some(name));
+                    return Err(error);
                 }
-                Ok(Fields(pairs))
             }
         }
-        deserializer.deserialize_map(Pairs)
+        Ok(pairs)
     }
 }
 
@@ -162,8 +182,15 @@ impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
 ///
 /// # Errors
 /// The text is not a JSON object.
-pub fn fields(text: &str) -> Result<Vec<(String, &RawValue)>, serde_json::Error> {
-    serde_json::from_str::<Fields<'_>>(text).map(|fields| fields.0)
+pub fn fields(text: &str) -> Result<Vec<(String, &RawValue)>, NoObject> {
+    let at = Cell::new(None);
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let fields = deserializer.deserialize_map(Pairs { at: &at });
+    fields.and_then(|fields| deserializer.end().map(|()| fields)).map_err(|error| {
+        // A text that just ends is broken as a whole.
+        let field = if error.is_eof() { None } else { at.take() };
+        NoObject { field, error }
+    })
 }
 
 /// Turns an application into a row of feature values, in the model's order.
@@ -175,8 +202,14 @@ pub fn row(features: &[Feature], application: &str) -> Result<Vec<f64>, Rejectio
     if application.len() > GREATEST_BODY {
         return Err(rejected(413, format!("the application is larger than {GREATEST_BODY} bytes")));
     }
-    let fields = fields(application)
-        .map_err(|error| rejected(400, format!("the application is not a JSON object of numbers: {error}")))?;
+    let fields = fields(application).map_err(|error| Rejection {
+        status: 400,
+        error: match &error.field {
+            Some(name) => format!("{name} must be a number; the application is not JSON: {error}"),
+            None => format!("the application is not a JSON object of numbers: {error}"),
+        },
+        field: error.field,
+    })?;
     let mut row = vec![None; features.len()];
     for (name, value) in &fields {
         let Some(index) = features.iter().position(|feature| feature.name == *name) else {

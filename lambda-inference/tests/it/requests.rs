@@ -211,33 +211,41 @@ fn applications_that_are_not_the_models_are_refused() {
         "[{}]",
         "{}{}",
         "NaN",
-        "{\"Income\"}",
-        "{\"Income\":}",
         "{\"Income\": 1,}",
         "{Income: 1}",
         "{'Income': 1}",
-        "{\"Income\": NaN}",
-        "{\"Income\": Infinity}",
-        "{\"Income\": -Infinity}",
-        "{\"Income\": +1}",
-        "{\"Income\": 01}",
-        "{\"Income\": .5}",
-        "{\"Income\": 1.}",
         "{\"Income\": 0x10}",
         "{\"Income\": 1_000}",
-        "{\"Income\": 1e}",
         "{\"Income\": 1 2}",
-        "{\"Income\": \"\n\"}",
         "{\"\\ud800\": 1}",
         "\u{feff}{}",
         "\u{0}",
         "Income=1&Own_Car=1",
         "<xml/>",
         "{1: 2}",
-        "{\"Income\": undefined}",
         "{\"Income\": 1}//",
         "{\"Income\": 1} x",
     ];
+    // No JSON, but it is plain which field is meant.
+    let values = [
+        "NaN",
+        "nan",
+        "Infinity",
+        "-Infinity",
+        "-NaN",
+        "+1",
+        "01",
+        ".5",
+        "1.",
+        "1e",
+        "None",
+        "undefined",
+        "\"\n\"",
+        "",
+        "{\"x\": NaN}",
+    ];
+    cases.extend(values.iter().map(|value| (with("Income", value), Some("Income"))));
+    cases.push(("{\"Income\"}".to_string(), Some("Income")));
     cases.extend(texts.iter().map(|text| ((*text).to_string(), None)));
     cases.extend([(format!("{GOOD},"), None), (format!("{GOOD}{GOOD}"), None), (format!("[{GOOD}]"), None)]);
     cases.extend((1..GOOD.len()).map(|end| (GOOD[..end].to_string(), None)));
