@@ -25,12 +25,35 @@ impl Call {
     pub fn get(&self, name: &str) -> Option<&str> {
         self.parameters.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
+
+    /// The members of a list, in order.
+    pub fn list(&self, name: &str) -> Vec<String> {
+        (1..).map_while(|number| self.get(&format!("{name}.member.{number}")).map(str::to_owned)).collect()
+    }
+
+    /// Refuses parameters that are given and that nothing here would act on.
+    ///
+    /// # Errors
+    /// `NotImplemented`
+    pub fn refuse_unknown(&self, known: &[&str]) -> Result<(), ApiError> {
+        let name = |parameter: &str| parameter.split('.').next().unwrap_or_default().to_owned();
+        let unknown = self
+            .parameters
+            .iter()
+            .map(|(parameter, _)| name(parameter))
+            .find(|name| !["Action", "Version"].contains(&name.as_str()) && !known.contains(&name.as_str()));
+        match unknown {
+            Some(name) => Err(ApiError::not_implemented(format!("{} with {name}", self.action()))),
+            None => Ok(()),
+        }
+    }
 }
 
-/// The answer of `action`, whose result has `inner` as its content.
+/// The answer of `action`, whose result has `inner` as its content; operations that answer nothing have no result.
 pub fn xml_reply(status: StatusCode, namespace: &str, action: &str, inner: &str) -> Response {
+    let result = if inner.is_empty() { String::new() } else { format!("<{action}Result>{inner}</{action}Result>") };
     let text = format!(
-        "<{action}Response xmlns=\"{namespace}\"><{action}Result>{inner}</{action}Result>\
+        "<{action}Response xmlns=\"{namespace}\">{result}\
          <ResponseMetadata><RequestId>{}</RequestId></ResponseMetadata></{action}Response>",
         uuid()
     );

@@ -16,7 +16,9 @@ use tokio::{
 use crate::{
     Endpoint, Identity,
     ecr::{self, Repositories},
+    iam::Iam,
     lambda::{self, Lambda},
+    logs::{self, Logs},
     query_api,
     registry::{self, Uploads},
     s3,
@@ -41,6 +43,8 @@ pub struct Cloud {
     pub uploads: Uploads,
     /// Functions and their processes.
     pub lambda: Lambda,
+    iam: Iam,
+    logs: Logs,
     s3: s3s::service::S3Service,
     endpoint: Endpoint,
 }
@@ -64,6 +68,8 @@ impl Cloud {
             repositories: Repositories::load(&root)?,
             uploads: Uploads::new(&root)?,
             lambda: Lambda::load(&root)?,
+            iam: Iam::load(&root)?,
+            logs: Logs::load(&root, &region)?,
             s3: s3::service(&root, &region)?,
             host: format!("127.0.0.1:{port}"),
             registry_token: identity.registry_token,
@@ -201,13 +207,14 @@ async fn dispatch(cloud: &Arc<Cloud>, request: Request) -> Response {
     let service = match Authorization::read(request.headers()) {
         Some(authorization) => authorization.service.to_owned(),
         None if target.starts_with(ecr::TARGET_PREFIX) => "ecr".to_owned(),
+        None if target.starts_with(logs::TARGET_PREFIX) => "logs".to_owned(),
         None if lambda::is_api_path(path) => "lambda".to_owned(),
         None => "s3".to_owned(),
     };
     match service.as_str() {
         "s3" => s3_request(cloud, request).await,
-        "ecr" | "lambda" => {
-            let content_type = if service == "ecr" { ecr::CONTENT_TYPE } else { lambda::CONTENT_TYPE };
+        "ecr" | "lambda" | "logs" => {
+            let content_type = if service == "lambda" { lambda::CONTENT_TYPE } else { ecr::CONTENT_TYPE };
             let (parts, body) = request.into_parts();
             let Some(body) = read_body(body, lambda::MAX_BODY).await else {
                 return lambda::too_large().into_response(content_type);
@@ -215,16 +222,21 @@ async fn dispatch(cloud: &Arc<Cloud>, request: Request) -> Response {
             let result = match sigv4::verify(&parts, &body) {
                 Err(error) => Err(error),
                 Ok(()) if service == "ecr" => ecr::call(cloud, &target, &body).await,
+                Ok(()) if service == "logs" => cloud.logs.call(&target, &body),
                 Ok(()) => lambda::call(cloud, &parts, body).await,
             };
             result.unwrap_or_else(|error| error.into_response(content_type))
         }
-        "sts" => {
+        "iam" | "sts" => {
             let (parts, body) = request.into_parts();
             let Some(body) = read_body(body, lambda::MAX_BODY).await else {
                 return query_api::xml_error(lambda::too_large());
             };
-            let result = sigv4::verify(&parts, &body).and_then(|()| sts::call(&query_api::Call::read(&body)));
+            let call = query_api::Call::read(&body);
+            let result = sigv4::verify(&parts, &body).and_then(|()| match service.as_str() {
+                "iam" => cloud.iam.call(&call),
+                _ => sts::call(&call),
+            });
             result.unwrap_or_else(query_api::xml_error)
         }
         _ => unknown_service(&service, &target, request).await,

@@ -359,3 +359,68 @@ async fn the_port_takes_anything() {
     assert!(service.text().contains("inspector2: POST /findings/list"), "{}", service.text());
     cloud.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn iam_takes_anything() {
+    let root = tempfile::tempdir().expect("a directory");
+    let cloud = start(root.path()).await;
+    let endpoint = cloud.endpoint_url().to_owned();
+    let operations = [
+        "CreateRole",
+        "GetRole",
+        "ListRoles",
+        "UpdateAssumeRolePolicy",
+        "PutRolePolicy",
+        "GetRolePolicy",
+        "ListRolePolicies",
+        "DeleteRolePolicy",
+        "ListAttachedRolePolicies",
+        "DeleteRole",
+        "CreateOpenIDConnectProvider",
+        "GetOpenIDConnectProvider",
+        "ListOpenIDConnectProviders",
+        "AddClientIDToOpenIDConnectProvider",
+        "DeleteOpenIDConnectProvider",
+        "NoSuchOperation",
+        "",
+    ];
+    let members = ["RoleName", "AssumeRolePolicyDocument", "PolicyName", "PolicyDocument", "Url", "Marker", "MaxItems"];
+    for operation in operations {
+        for value in
+            ["", "%00", "..%2F..%2Fx", "%FF%FE", "-1", "%7B%7D", "%5B%5B", "%7B%22Statement%22%3A%5B1%5D%7D", "x"]
+        {
+            let parameters: String = members.iter().map(|member| format!("&{member}={value}")).collect();
+            let body = format!("Action={operation}{parameters}&ClientIDList.member.1={value}&Odd.member.x=1");
+            let reply = signed(&endpoint, "iam", "POST", "/", &[], body.as_bytes()).await;
+            answered(&format!("{operation} {value}"), reply.status);
+        }
+        for body in ["", "&&=&", "Action", &format!("Action={operation}")] {
+            answered(body, signed(&endpoint, "iam", "POST", "/", &[], body.as_bytes()).await.status);
+        }
+    }
+    cloud.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_take_anything() {
+    let root = tempfile::tempdir().expect("a directory");
+    let cloud = start(root.path()).await;
+    let endpoint = cloud.endpoint_url().to_owned();
+    for operation in
+        ["CreateLogGroup", "DescribeLogGroups", "PutRetentionPolicy", "DeleteLogGroup", "NoSuchOperation", ""]
+    {
+        let target = format!("Logs_20140328.{operation}");
+        let members = ["logGroupName", "logGroupNamePrefix", "limit", "nextToken", "retentionInDays"];
+        let mut bodies: Vec<String> = ["", "[]", "null", "{", "{}"].map(str::to_owned).to_vec();
+        for value in odd_values() {
+            let every: serde_json::Map<String, Value> =
+                members.iter().map(|name| ((*name).to_owned(), value.clone())).collect();
+            bodies.push(Value::Object(every).to_string());
+        }
+        for body in bodies {
+            let reply = signed(&endpoint, "logs", "POST", "/", &[("x-amz-target", &target)], body.as_bytes()).await;
+            answered(&format!("{operation} {body}"), reply.status);
+        }
+    }
+    cloud.shutdown().await;
+}

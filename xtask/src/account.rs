@@ -67,11 +67,27 @@ pub fn is_fault(error: &anyhow::Error, code: &str) -> bool {
     error.downcast_ref::<Fault>().is_some_and(|fault| fault.code == code)
 }
 
+/// The answer, or none where the service answered with the exception `code`.
+pub fn unless<T>(answer: Result<T>, code: &str) -> Result<Option<T>> {
+    match answer {
+        Err(error) if is_fault(&error, code) => Ok(None),
+        answer => answer.map(Some),
+    }
+}
+
 /// The text of the first element `name`, wherever it stands.
 pub fn text_of(xml: &str, name: &str) -> Option<String> {
     let document = roxmltree::Document::parse(xml).ok()?;
     let found = document.descendants().find(|node| node.tag_name().name() == name)?;
     Some(found.text().unwrap_or_default().to_string())
+}
+
+/// The texts of all elements `name` that hold nothing but text, in order.
+pub fn texts_of(xml: &str, name: &str) -> Vec<String> {
+    let Ok(document) = roxmltree::Document::parse(xml) else { return Vec::new() };
+    let named = document.descendants().filter(|node| node.tag_name().name() == name);
+    let leaves = named.filter(|node| !node.children().any(|child| child.is_element()));
+    leaves.map(|node| node.text().unwrap_or_default().to_string()).collect()
 }
 
 impl Cloud {
@@ -221,11 +237,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn lists_are_read() {
+        let xml = "<R xmlns='u'><L><member>a</member><member/><member><Name>b</Name></member></L></R>";
+        assert_eq!(texts_of(xml, "member"), ["a", ""]);
+        assert_eq!(texts_of(xml, "Name"), ["b"]);
+    }
+
+    #[test]
     fn faults_of_both_protocols_are_read() {
         let xml = "<ErrorResponse xmlns=\"u\"><Error><Type>Sender</Type><Code>NoSuchEntity</Code>\
                    <Message>no role</Message></Error></ErrorResponse>";
-        let fault = super::fault(404, xml);
-        assert_eq!((fault.code.as_str(), fault.message.as_str()), ("NoSuchEntity", "no role"));
+        let gone = fault(404, xml);
+        assert_eq!((gone.code.as_str(), gone.message.as_str()), ("NoSuchEntity", "no role"));
         let fault = super::fault(400, r#"{"__type":"a.b#ThrottlingException","message":"slow down"}"#);
         assert_eq!(fault.code, "ThrottlingException");
         assert!(is_worth_another_try(&fault.into()));

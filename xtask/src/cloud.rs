@@ -13,7 +13,6 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, ConfigLoader, Region, SdkConfig};
 use aws_sdk_s3::config::Credentials;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_s3::types::PublicAccessBlockConfiguration;
 use aws_smithy_http_client::Builder;
 use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
 use local_aws::{LocalCloud, Options, StartError};
@@ -151,51 +150,6 @@ impl Cloud {
         uri.with_context(|| format!("the answer about repository `{name}` has no address"))
     }
 
-    /// Makes the bucket if it does not exist, and opens exactly the prefixes that the public may read.
-    pub async fn ensure_bucket(&self, environment: &Environment) -> Result<()> {
-        let bucket = &environment.bucket;
-        let head = self.s3.head_bucket().bucket(bucket).send().await;
-        match head {
-            Ok(_) => {}
-            Err(error) if error.as_service_error().is_some_and(|error| error.is_not_found()) => {
-                self.s3
-                    .create_bucket()
-                    .bucket(bucket)
-                    .send()
-                    .await
-                    .map_err(service_error)
-                    .with_context(|| format!("create the bucket `{bucket}`"))?;
-            }
-            Err(error) => return Err(service_error(error)).with_context(|| format!("look for the bucket `{bucket}`")),
-        }
-        if environment.public {
-            // A new bucket refuses public policies until it is told otherwise; access lists stay blocked.
-            let block = PublicAccessBlockConfiguration::builder()
-                .block_public_acls(true)
-                .ignore_public_acls(true)
-                .block_public_policy(false)
-                .restrict_public_buckets(false)
-                .build();
-            self.s3
-                .put_public_access_block()
-                .bucket(bucket)
-                .public_access_block_configuration(block)
-                .send()
-                .await
-                .map_err(service_error)
-                .with_context(|| format!("let the bucket `{bucket}` have a public policy"))?;
-            self.s3
-                .put_bucket_policy()
-                .bucket(bucket)
-                .policy(public_read_policy(environment))
-                .send()
-                .await
-                .map_err(service_error)
-                .with_context(|| format!("set the policy of the bucket `{bucket}`"))?;
-        }
-        Ok(())
-    }
-
     /// Stores an object.
     pub async fn upload(&self, bucket: &str, key: &str, content_type: &str, bytes: Vec<u8>) -> Result<()> {
         self.s3
@@ -235,26 +189,6 @@ fn loader(environment: &Environment) -> ConfigLoader {
         .timeout_config(timeouts)
 }
 
-/// Anybody may read the web page and the report, and nothing else in the bucket.
-fn public_read_policy(environment: &Environment) -> String {
-    let report_folder = environment.report_key.rsplit_once('/').map_or("", |(folder, _)| folder);
-    let bucket = &environment.bucket;
-    serde_json::json!({
-        "Version": "2012-10-17",
-        "Statement": [{
-            "Sid": "ReadWebPageAndReport",
-            "Effect": "Allow",
-            "Principal": "*",
-            "Action": "s3:GetObject",
-            "Resource": [
-                format!("arn:aws:s3:::{bucket}/{}*", environment.web_prefix),
-                format!("arn:aws:s3:::{bucket}/{report_folder}/*"),
-            ],
-        }],
-    })
-    .to_string()
-}
-
 /// An SDK error in one line: the service's code and message, or the chain of causes of a call that got no answer.
 pub fn service_error<E, R>(error: SdkError<E, R>) -> anyhow::Error
 where
@@ -271,4 +205,17 @@ where
         source = cause.source();
     }
     anyhow::anyhow!(text)
+}
+
+/// The answer, or none where the service answered with the exception `code`.
+pub fn unless<T, E, R>(answer: Result<T, SdkError<E, R>>, code: &str) -> Result<Option<T>>
+where
+    E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+    R: std::fmt::Debug + Send + Sync + 'static,
+{
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(error) if error.code() == Some(code) => Ok(None),
+        Err(error) => Err(service_error(error)),
+    }
 }

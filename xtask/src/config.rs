@@ -18,6 +18,8 @@ pub struct Config {
     #[serde(default)]
     pub policy_sets: Vec<PolicySet>,
     pub monitor: Monitor,
+    #[serde(default)]
+    pub github: Option<GitHub>,
     pub environments: BTreeMap<String, Environment>,
 }
 
@@ -118,6 +120,67 @@ pub struct Monitor {
     pub mail_from: String,
 }
 
+/// Where the workflows run.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct GitHub {
+    /// `owner/name`.
+    pub repository: String,
+    /// How the subject of the repository's tokens begins, where it is not `repo:owner/name`: GitHub writes ids beside the
+    /// names of repositories that were made, renamed or transferred after 18 June 2026.
+    #[serde(default)]
+    pub subject: Option<String>,
+    /// Who looks after what is deployed.
+    #[serde(default)]
+    pub monitor: Option<MonitorJob>,
+}
+
+/// The jobs that monitor, and what they may do it with.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct MonitorJob {
+    /// Their environment of GitHub.
+    pub environment: String,
+    /// Name of a role that may ask all functions and change none.
+    pub role: String,
+}
+
+/// Whether a name can stand in a token's subject and in a policy as it is.
+fn is_word(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|letter| letter.is_ascii_alphanumeric() || "-_.".contains(letter))
+}
+
+/// What stands in pipeline.toml until somebody writes the repository's name there.
+const UNNAMED_REPOSITORY: &str = "owner/name";
+
+impl GitHub {
+    /// Whether the repository was not written down yet.
+    pub fn is_unnamed(&self) -> bool {
+        self.repository == UNNAMED_REPOSITORY
+    }
+
+    /// The subject of a token that a job of this environment of GitHub gets.
+    pub fn subject_of(&self, environment: &str) -> String {
+        let repository = format!("repo:{}", self.repository);
+        format!("{}:environment:{environment}", self.subject.as_ref().unwrap_or(&repository))
+    }
+
+    fn check(&self) -> Result<()> {
+        if !self.repository.split_once('/').is_some_and(|(owner, name)| is_word(owner) && is_word(name)) {
+            bail!("[github]: repository `{}` is not of the form owner/name", self.repository);
+        }
+        if let Some(odd) = self.monitor.as_ref().map(|job| &job.environment).filter(|name| !is_word(name)) {
+            bail!("[github]: environment `{odd}` of the monitoring is more than letters, digits, `-`, `_` and `.`");
+        }
+        if let Some(subject) = &self.subject
+            && !subject.strip_prefix("repo:").is_some_and(|rest| !rest.is_empty() && !rest.contains([':', '*', '?']))
+        {
+            bail!("[github]: subject `{subject}` does not begin with `repo:` or goes on after the repository");
+        }
+        Ok(())
+    }
+}
+
 /// Which cloud an environment lives in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -171,8 +234,20 @@ pub struct Environment {
     pub role: String,
     pub memory_mb: i32,
     pub timeout_seconds: i32,
+    /// How long CloudWatch keeps what the function logs.
+    pub log_retention_days: u32,
     pub public: bool,
+    /// Name of the role that the workflows deploy with; without one they cannot.
+    #[serde(default)]
+    pub deploy_role: Option<String>,
+    /// The environment of GitHub whose jobs may take that role; named as this one unless given.
+    #[serde(default)]
+    pub github_environment: Option<String>,
 }
+
+/// The numbers of days that CloudWatch can keep a log.
+const LOG_RETENTION_DAYS: [u32; 22] =
+    [1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653];
 
 /// Reads and checks pipeline.toml.
 pub fn read(root: &Path) -> Result<Config> {
@@ -181,7 +256,8 @@ pub fn read(root: &Path) -> Result<Config> {
     parse(&text).with_context(|| format!("understand {}", path.display()))
 }
 
-fn parse(text: &str) -> Result<Config> {
+/// Understands the file's text.
+pub fn parse(text: &str) -> Result<Config> {
     let mut config: Config = toml::from_str(text)?;
     if config.environments.is_empty() {
         bail!("no [environments.NAME] is named");
@@ -201,6 +277,23 @@ fn parse(text: &str) -> Result<Config> {
         if environment.account.len() != 12 || !environment.account.bytes().all(|byte| byte.is_ascii_digit()) {
             bail!("environment `{name}`: account `{}` is not twelve digits", environment.account);
         }
+        if !LOG_RETENTION_DAYS.contains(&environment.log_retention_days) {
+            let known: Vec<_> = LOG_RETENTION_DAYS.iter().map(u32::to_string).collect();
+            bail!(
+                "environment `{name}`: CloudWatch cannot keep logs for {} days; it can for {}",
+                environment.log_retention_days,
+                known.join(", ")
+            );
+        }
+        if let Some(odd) = environment.github_environment.as_ref().filter(|name| !is_word(name)) {
+            bail!("environment `{name}`: github_environment `{odd}` is more than letters, digits, `-`, `_` and `.`");
+        }
+        if environment.deploy_role.as_ref() == Some(&environment.role) {
+            bail!("environment `{name}`: the function would run as the role that deploys it: name another deploy_role");
+        }
+    }
+    if let Some(github) = &config.github {
+        github.check()?;
     }
     for (name, environment) in &config.environments {
         check_promotion(&config, name, environment)?;
@@ -233,7 +326,36 @@ fn check_promotion(config: &Config, name: &str, environment: &Environment) -> Re
 impl Environment {
     /// The role that the function runs as.
     pub fn role_arn(&self) -> String {
-        format!("arn:{}:iam::{}:role/{}", self.partition(), self.account, self.role)
+        self.arn_of_role(&self.role)
+    }
+
+    /// A role of the environment's account.
+    pub fn arn_of_role(&self, role: &str) -> String {
+        format!("arn:{}:iam::{}:role/{role}", self.partition(), self.account)
+    }
+
+    /// Something of a service in the environment's account and region.
+    pub fn arn(&self, service: &str, resource: &str) -> String {
+        format!("arn:{}:{service}:{}:{}:{resource}", self.partition(), self.region, self.account)
+    }
+
+    /// The bucket.
+    pub fn bucket_arn(&self) -> String {
+        format!("arn:{}:s3:::{}", self.partition(), self.bucket)
+    }
+
+    /// What the pipeline puts into the bucket: everything below the web page's prefix and in the report's folder.
+    pub fn published_objects(&self) -> [String; 2] {
+        let report = match self.report_key.rsplit_once('/') {
+            Some((folder, _)) => format!("{folder}/*"),
+            None => self.report_key.clone(),
+        };
+        [format!("{}/{}*", self.bucket_arn(), self.web_prefix), format!("{}/{report}", self.bucket_arn())]
+    }
+
+    /// Where the function's log goes.
+    pub fn log_group(&self) -> String {
+        format!("/aws/lambda/{}", self.function)
     }
 
     /// The part of AWS that the region belongs to.
@@ -279,7 +401,28 @@ mod tests {
         assert!(format!("{:#}", parse(&misspelt).unwrap_err()).contains("stale_after_day"));
         let elsewhere = SHIPPED.replacen("promotes = \"preprod\"", "promotes = \"local\"", 1);
         assert!(parse(&elsewhere).unwrap_err().to_string().contains("promotes `local`"));
+        let retention = SHIPPED.replacen("log_retention_days = 30", "log_retention_days = 31", 1);
+        assert!(parse(&retention).unwrap_err().to_string().contains("31 days"));
         let doubled = SHIPPED.replace("Security Policy Set", "Credit Card Approval Policy Set");
         assert!(parse(&doubled).unwrap_err().to_string().contains("twice"));
+    }
+
+    #[test]
+    fn a_repository_is_an_owner_and_a_name() {
+        let github = |repository: &str, subject: Option<&str>| GitHub {
+            repository: repository.into(),
+            subject: subject.map(String::from),
+            monitor: None,
+        };
+        assert!(github(UNNAMED_REPOSITORY, None).is_unnamed());
+        let plain = github("team/models", None);
+        plain.check().unwrap();
+        assert_eq!(plain.subject_of("preprod"), "repo:team/models:environment:preprod");
+        let numbered = github("team/models", Some("repo:team@12/models@34"));
+        numbered.check().unwrap();
+        assert_eq!(numbered.subject_of("preprod"), "repo:team@12/models@34:environment:preprod");
+        for (repository, subject) in [("team", None), ("team/*", None), ("a/b/c", None), ("a/b", Some("repo:*"))] {
+            assert!(github(repository, subject).check().is_err(), "{repository} {subject:?}");
+        }
     }
 }

@@ -8,6 +8,8 @@ use std::process::ExitCode;
 pub enum Answer {
     /// A policy denied the model, or `monitor --fail` found it stale: 3.
     Denied,
+    /// The command cannot be meant as it was called: 2.
+    Usage,
     /// No test, no rule or no case was there to check: 4.
     NothingChecked,
 }
@@ -32,6 +34,11 @@ pub fn denied(message: impl Into<String>) -> anyhow::Error {
     Ended { answer: Answer::Denied, message: message.into() }.into()
 }
 
+/// An error that ends the command with exit code 2.
+pub fn usage(message: impl Into<String>) -> anyhow::Error {
+    Ended { answer: Answer::Usage, message: message.into() }.into()
+}
+
 /// An error that ends the command with exit code 4.
 pub fn nothing_checked(message: impl Into<String>) -> anyhow::Error {
     Ended { answer: Answer::NothingChecked, message: message.into() }.into()
@@ -46,6 +53,7 @@ pub fn answer_of(error: &anyhow::Error) -> Option<Answer> {
 pub fn code_of(error: &anyhow::Error) -> ExitCode {
     match answer_of(error) {
         Some(Answer::Denied) => ExitCode::from(3),
+        Some(Answer::Usage) => ExitCode::from(2),
         Some(Answer::NothingChecked) => ExitCode::from(4),
         None => ExitCode::FAILURE,
     }

@@ -7,6 +7,7 @@
 mod account;
 mod advisories;
 mod bench;
+mod bucket;
 mod check;
 mod cloud;
 mod config;
@@ -14,8 +15,10 @@ mod context;
 mod dependencies;
 mod digest;
 mod exit;
+mod function;
 mod git;
 mod github;
+mod iam_document;
 mod image;
 mod local;
 mod lock;
@@ -23,6 +26,7 @@ mod paths;
 mod pipeline;
 mod policy;
 mod process;
+mod provision;
 mod records;
 mod registry;
 mod setup;
@@ -82,6 +86,8 @@ enum Command {
     Pipeline(pipeline::Options),
     /// Serve the embedded cloud: the web page, the function's URL and the report.
     Local(local::Options),
+    /// Make what the environment needs and no run makes: repositories, bucket, roles, log group; or remove it all.
+    Provision(provision::Options),
     /// Show the newest run and what is deployed.
     Status,
     /// The project's own tests, from formatting to the whole pipeline in a fresh clone.
@@ -121,6 +127,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         }
         Command::Pipeline(options) => pipeline::run(&context, &cli.common, &options),
         Command::Local(options) => local::run(&context, &options),
+        Command::Provision(options) => provision::run(&context, &options),
         Command::Status => status::run(&context),
         Command::Check(options) => check::run(&context, &options),
         Command::Bench { name } => bench::run(&context.root, &name, context.json),

@@ -27,7 +27,7 @@ pub fn failure(error: &anyhow::Error) {
     let word = match exit::answer_of(error) {
         Some(exit::Answer::Denied) => "denied",
         Some(exit::Answer::NothingChecked) => "nothing was checked",
-        None => "error",
+        Some(exit::Answer::Usage) | None => "error",
     };
     if colour() {
         eprintln!("\x1b[1;31m{word}:\x1b[0m {error:#}");

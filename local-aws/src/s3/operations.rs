@@ -118,6 +118,40 @@ impl S3 for Operations {
         Ok(S3Response::new(DeleteBucketPolicyOutput::default()))
     }
 
+    async fn put_bucket_encryption(
+        &self,
+        req: S3Request<PutBucketEncryptionInput>,
+    ) -> Answer<PutBucketEncryptionOutput> {
+        // Every bucket is said to be encrypted with S3's own keys, so setting that changes nothing.
+        let rules = req.input.server_side_encryption_configuration.rules;
+        for rule in &rules {
+            let default = rule.apply_server_side_encryption_by_default.as_ref();
+            let algorithm = default.map_or(ServerSideEncryption::AES256, |default| default.sse_algorithm.as_str());
+            if algorithm != ServerSideEncryption::AES256 {
+                return Err(not_implemented(format!("PutBucketEncryption with {algorithm}")));
+            }
+        }
+        self.0.bucket(&req.input.bucket, |_| ())?;
+        Ok(S3Response::new(PutBucketEncryptionOutput::default()))
+    }
+
+    async fn get_bucket_encryption(
+        &self,
+        req: S3Request<GetBucketEncryptionInput>,
+    ) -> Answer<GetBucketEncryptionOutput> {
+        self.0.bucket(&req.input.bucket, |_| ())?;
+        let default = ServerSideEncryptionByDefault {
+            kms_master_key_id: None,
+            sse_algorithm: ServerSideEncryption::from_static(ServerSideEncryption::AES256),
+        };
+        let rule = ServerSideEncryptionRule {
+            apply_server_side_encryption_by_default: Some(default),
+            bucket_key_enabled: Some(false),
+        };
+        let configuration = ServerSideEncryptionConfiguration { rules: vec![rule] };
+        Ok(S3Response::new(GetBucketEncryptionOutput { server_side_encryption_configuration: Some(configuration) }))
+    }
+
     async fn put_public_access_block(
         &self,
         req: S3Request<PutPublicAccessBlockInput>,

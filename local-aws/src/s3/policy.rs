@@ -2,7 +2,7 @@
 //! that a stored policy means what it says.
 
 use s3s::{S3Error, S3ErrorCode, S3Result};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{error, not_implemented};
 
@@ -59,6 +59,12 @@ fn matches(pattern: &str, text: &str) -> bool {
     pattern[at..].iter().all(|rest| *rest == '*')
 }
 
+/// Whether a condition holds for unencrypted connections alone. Here none does: there is nobody to listen on loopback.
+fn is_insecure_transport(condition: &Value) -> bool {
+    ["false", "False"].iter().any(|no| *condition == json!({ "Bool": { "aws:SecureTransport": no } }))
+        || *condition == json!({ "Bool": { "aws:SecureTransport": false } })
+}
+
 /// Checks a policy that is to be put on a bucket.
 ///
 /// # Errors
@@ -77,14 +83,16 @@ pub fn check(text: &str, bucket: &str) -> S3Result<()> {
         return Err(malformed("Missing required field Statement"));
     }
     for statement in statements {
-        for key in ["NotPrincipal", "NotAction", "NotResource", "Condition"] {
+        for key in ["NotPrincipal", "NotAction", "NotResource"] {
             if !statement[key].is_null() {
                 return Err(not_implemented(format!("PutBucketPolicy with {key}")));
             }
         }
-        match statement["Effect"].as_str() {
-            Some("Allow") => {}
-            Some("Deny") => return Err(not_implemented("PutBucketPolicy with Effect Deny")),
+        match (statement["Effect"].as_str(), &statement["Condition"]) {
+            (Some("Allow"), Value::Null) => {}
+            (Some("Deny"), condition) if is_insecure_transport(condition) => {}
+            (Some("Allow"), _) => return Err(not_implemented("PutBucketPolicy with Condition")),
+            (Some("Deny"), _) => return Err(not_implemented("PutBucketPolicy with Effect Deny")),
             _ => return Err(malformed("Invalid effect")),
         }
         let principal = &statement["Principal"];
@@ -138,8 +146,6 @@ pub fn allows_read(text: &str, bucket: &str, key: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn policy(principal: Value, action: Value, resource: Value) -> String {
@@ -189,6 +195,19 @@ mod tests {
             S3ErrorCode::MalformedPolicy
         );
         assert_eq!(code(r#"{"Statement": [{"Effect": "Deny"}]}"#), S3ErrorCode::NotImplemented);
+        let deny = |condition: Value| {
+            let resource = ["arn:aws:s3:::site", "arn:aws:s3:::site/*"];
+            json!({ "Statement": [{ "Effect": "Deny", "Principal": "*", "Action": "s3:*", "Resource": resource,
+                "Condition": condition }] })
+            .to_string()
+        };
+        let tls_only = deny(json!({ "Bool": { "aws:SecureTransport": "false" } }));
+        assert!(check(&tls_only, "site").is_ok() && !is_public(&tls_only));
+        assert_eq!(code(&deny(json!({ "Bool": { "aws:SecureTransport": "true" } }))), S3ErrorCode::NotImplemented);
+        assert_eq!(
+            code(&deny(json!({ "StringEquals": { "aws:SecureTransport": "false" } }))),
+            S3ErrorCode::NotImplemented
+        );
         assert_eq!(
             code(r#"{"Statement": [{"Effect": "Allow", "Condition": {"Bool": {}}}]}"#),
             S3ErrorCode::NotImplemented

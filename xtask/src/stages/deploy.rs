@@ -8,19 +8,19 @@ use std::fs;
 use anyhow::{Context as _, Result, bail};
 use aws_sdk_lambda::client::Waiters;
 use aws_sdk_lambda::primitives::Blob;
-use aws_sdk_lambda::types::{Cors, FunctionCode, FunctionUrlAuthType, PackageType, State};
+use aws_sdk_lambda::types::State;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::cloud::{Cloud, service_error};
-use crate::config::{Architecture, Environment, SmokeTest};
+use crate::config::{Environment, SmokeTest};
 use crate::context::Context;
 use crate::records::{Digests, Record, Stage};
 use crate::registry::Repository;
 use crate::stages::{build, gate, scan, test};
 use crate::terminal::{Progress, note};
-use crate::{digest, github};
+use crate::{digest, function, github};
 
 /// Options of `deploy`.
 #[derive(Args, Default)]
@@ -237,7 +237,7 @@ async fn deploy(cloud: &Cloud, context: &Context, build: &build::Content, run: &
     };
     let revision = match latest {
         None => {
-            create_function(cloud, environment, context.config.inference.architecture, &image_uri).await?;
+            function::create(cloud, environment, context.config.inference.architecture, &image_uri).await?;
             decisions.push(format!("created function {function}"));
             None
         }
@@ -309,35 +309,8 @@ async fn deploy(cloud: &Cloud, context: &Context, build: &build::Content, run: &
     }
     content.decisions.push(format!("{} smoke tests passed", content.smoke_tests.len()));
     move_alias(cloud, environment, &version, &mut content.decisions).await?;
-    content.function_url = ensure_url(cloud, environment).await?;
+    content.function_url = function::ensure_url(cloud, environment).await?;
     Ok(content)
-}
-
-async fn create_function(
-    cloud: &Cloud,
-    environment: &Environment,
-    architecture: Architecture,
-    image_uri: &str,
-) -> Result<()> {
-    let architecture = match architecture {
-        Architecture::X86_64 => aws_sdk_lambda::types::Architecture::X8664,
-        Architecture::Arm64 => aws_sdk_lambda::types::Architecture::Arm64,
-    };
-    cloud
-        .lambda
-        .create_function()
-        .function_name(&environment.function)
-        .package_type(PackageType::Image)
-        .code(FunctionCode::builder().image_uri(image_uri).build())
-        .role(environment.role_arn())
-        .architectures(architecture)
-        .memory_size(environment.memory_mb)
-        .timeout(environment.timeout_seconds)
-        .send()
-        .await
-        .map_err(service_error)
-        .with_context(|| format!("create the function {}", environment.function))?;
-    Ok(())
 }
 
 async fn wait_until_updated(cloud: &Cloud, function: &str) -> Result<()> {
@@ -439,60 +412,6 @@ async fn move_alias(
             decisions.push(format!("created alias {alias} on version {version}"));
         }
         Err(error) => return Err(service_error(error)).with_context(|| format!("ask for alias {alias}")),
-    }
-    Ok(())
-}
-
-/// The alias's address; made, with the two permissions that a public one needs, if there is none.
-async fn ensure_url(cloud: &Cloud, environment: &Environment) -> Result<String> {
-    let (function, alias) = (&environment.function, &environment.alias);
-    let existing = cloud.lambda.get_function_url_config().function_name(function).qualifier(alias).send().await;
-    let url = match existing {
-        Ok(configuration) => configuration.function_url().to_string(),
-        Err(error) if error.as_service_error().is_some_and(|error| error.is_resource_not_found_exception()) => {
-            let auth = if environment.public { FunctionUrlAuthType::None } else { FunctionUrlAuthType::AwsIam };
-            let cors = Cors::builder().allow_origins("*").allow_methods("POST").allow_headers("content-type").build();
-            let made = cloud
-                .lambda
-                .create_function_url_config()
-                .function_name(function)
-                .qualifier(alias)
-                .auth_type(auth)
-                .cors(cors)
-                .send()
-                .await
-                .map_err(service_error)
-                .context("create the function's URL")?;
-            made.function_url().to_string()
-        }
-        Err(error) => return Err(service_error(error)).context("ask for the function's URL"),
-    };
-    if environment.public {
-        allow_public(cloud, function, alias).await?;
-    }
-    Ok(url)
-}
-
-async fn allow_public(cloud: &Cloud, function: &str, alias: &str) -> Result<()> {
-    let statements = [("public-url", "lambda:InvokeFunctionUrl"), ("public-invoke", "lambda:InvokeFunction")];
-    for (id, action) in statements {
-        let mut request = cloud
-            .lambda
-            .add_permission()
-            .function_name(function)
-            .qualifier(alias)
-            .statement_id(id)
-            .action(action)
-            .principal("*");
-        request = match id {
-            "public-url" => request.function_url_auth_type(FunctionUrlAuthType::None),
-            _ => request.invoked_via_function_url(true),
-        };
-        match request.send().await {
-            Ok(_) => {}
-            Err(error) if error.as_service_error().is_some_and(|error| error.is_resource_conflict_exception()) => {}
-            Err(error) => return Err(service_error(error)).with_context(|| format!("allow {action} to the public")),
-        }
     }
     Ok(())
 }
