@@ -1,5 +1,5 @@
-//! The embedded cloud: ECR's control plane, an image registry, S3 and Lambda on one loopback port, and as much of IAM and CloudWatch
-//! Logs as they are set up with, for development and tests without an account.
+//! The embedded cloud: ECR's control plane, an image registry, S3, Lambda and its metrics on one loopback port, and as much of IAM
+//! and CloudWatch Logs as they are set up with, for development and tests without an account.
 //!
 //! It answers as AWS does, errors included, keeps its state on disk, and refuses by name what it does not know (HTTP 501 with
 //! the operation's name) instead of pretending. Any AWS client works against it, given [`LocalCloud::endpoint_url`] as the
@@ -10,9 +10,11 @@
 //! who started the cloud may. Run only images that you would run without it.
 //!
 //! Where it is simpler than AWS: every signed caller is the account's owner, so policies decide about anonymous callers only, and
-//! roles are stored, not taken; loopback counts as a secure transport; encryption is a bucket's setting, not done; an asynchronous invocation is tried once; lifecycle and repository policies are stored, not enforced; a function's memory
-//! is not limited; a function whose program ignores the end of its Runtime API outlives a cloud that was killed.
+//! roles are stored, not taken; loopback counts as a secure transport; encryption is a bucket's setting, not done; an
+//! asynchronous invocation is tried once; lifecycle and repository policies are stored, not enforced; a function's memory is
+//! not limited; a function whose program ignores the end of its Runtime API outlives a cloud that was killed.
 
+mod cloudwatch;
 mod disk;
 mod ecr;
 mod iam;

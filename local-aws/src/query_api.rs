@@ -21,14 +21,14 @@ impl Call {
         self.get("Action").unwrap_or_default()
     }
 
+    /// The members of a list, in order.
+    pub fn list(&self, name: &str) -> Vec<&str> {
+        (1..).map_while(|place| self.get(&format!("{name}.member.{place}"))).collect()
+    }
+
     /// A parameter.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.parameters.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
-    }
-
-    /// The members of a list, in order.
-    pub fn list(&self, name: &str) -> Vec<String> {
-        (1..).map_while(|number| self.get(&format!("{name}.member.{number}")).map(str::to_owned)).collect()
     }
 
     /// Refuses parameters that are given and that nothing here would act on.

@@ -15,6 +15,7 @@ use tokio::{
 
 use crate::{
     Endpoint, Identity,
+    cloudwatch::{self, Metrics},
     ecr::{self, Repositories},
     iam::Iam,
     lambda::{self, Lambda},
@@ -45,6 +46,8 @@ pub struct Cloud {
     pub lambda: Lambda,
     iam: Iam,
     logs: Logs,
+    /// What is counted about invocations.
+    pub metrics: Metrics,
     s3: s3s::service::S3Service,
     endpoint: Endpoint,
 }
@@ -70,6 +73,7 @@ impl Cloud {
             lambda: Lambda::load(&root)?,
             iam: Iam::load(&root)?,
             logs: Logs::load(&root, &region)?,
+            metrics: Metrics::load(&root)?,
             s3: s3::service(&root, &region)?,
             host: format!("127.0.0.1:{port}"),
             registry_token: identity.registry_token,
@@ -99,6 +103,7 @@ impl Server {
     pub fn start(cloud: Arc<Cloud>, listener: TcpListener) -> Self {
         let (stop, stopped) = watch::channel(false);
         lambda::resume(&cloud);
+        cloudwatch::flush_regularly(&cloud);
         let task = tokio::spawn(accept(cloud.clone(), listener, stopped));
         Self { cloud, stop, task }
     }
@@ -107,6 +112,7 @@ impl Server {
     pub async fn shutdown(mut self) {
         let _ = self.stop.send(true);
         self.cloud.lambda.stop().await;
+        self.cloud.metrics.flush();
         if tokio::time::timeout(Duration::from_secs(3), &mut self.task).await.is_err() {
             // Aborting the accept loop drops its set of connections, which ends them too.
             self.task.abort();
@@ -119,6 +125,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.task.abort();
         self.cloud.lambda.kill();
+        self.cloud.metrics.flush();
     }
 }
 
@@ -227,16 +234,25 @@ async fn dispatch(cloud: &Arc<Cloud>, request: Request) -> Response {
             };
             result.unwrap_or_else(|error| error.into_response(content_type))
         }
-        "iam" | "sts" => {
+        "iam" | "sts" | "monitoring" => {
             let (parts, body) = request.into_parts();
             let Some(body) = read_body(body, lambda::MAX_BODY).await else {
                 return query_api::xml_error(lambda::too_large());
             };
             let call = query_api::Call::read(&body);
-            let result = sigv4::verify(&parts, &body).and_then(|()| match service.as_str() {
-                "iam" => cloud.iam.call(&call),
-                _ => sts::call(&call),
-            });
+            let result = match sigv4::verify(&parts, &body) {
+                Err(error) => Err(error),
+                Ok(()) if service == "iam" => cloud.iam.call(&call),
+                Ok(()) if service == "sts" => sts::call(&call),
+                // CloudWatch's newer protocols name the operation in the path or a header.
+                Ok(()) if call.action().is_empty() => {
+                    let path = parts.uri.path();
+                    let operation = target.rsplit('.').next().filter(|operation| !operation.is_empty());
+                    let operation = operation.or(path.rsplit('/').next()).unwrap_or_default();
+                    Err(ApiError::not_implemented(format!("monitoring: {operation} in another protocol than Query")))
+                }
+                Ok(()) => cloudwatch::call(cloud, &call),
+            };
             result.unwrap_or_else(query_api::xml_error)
         }
         _ => unknown_service(&service, &target, request).await,

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use crate::strategy::Rollout;
+
 /// The whole file.
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -222,6 +224,9 @@ pub struct Environment {
     /// Whether a deployment needs somebody's approval of exactly this verdict.
     #[serde(default)]
     pub approval: bool,
+    /// How traffic moves to a new version.
+    #[serde(default)]
+    pub rollout: Rollout,
     pub training_repository: String,
     pub inference_repository: String,
     /// `{account}` stands for the account's number: names of buckets are unique in the world.
@@ -240,7 +245,7 @@ pub struct Environment {
     /// Name of the role that the workflows deploy with; without one they cannot.
     #[serde(default)]
     pub deploy_role: Option<String>,
-    /// The environment of GitHub whose jobs may take that role; named as this one unless given.
+    /// The environment of GitHub whose jobs may take that role and whose reviewers approve; named as this one unless given.
     #[serde(default)]
     pub github_environment: Option<String>,
 }
@@ -277,6 +282,7 @@ pub fn parse(text: &str) -> Result<Config> {
         if environment.account.len() != 12 || !environment.account.bytes().all(|byte| byte.is_ascii_digit()) {
             bail!("environment `{name}`: account `{}` is not twelve digits", environment.account);
         }
+        environment.rollout.plan().with_context(|| format!("environment `{name}`: rollout"))?;
         if !LOG_RETENTION_DAYS.contains(&environment.log_retention_days) {
             let known: Vec<_> = LOG_RETENTION_DAYS.iter().map(u32::to_string).collect();
             bail!(
@@ -399,6 +405,8 @@ mod tests {
     fn a_misspelt_key_and_a_doubled_set_are_refused() {
         let misspelt = SHIPPED.replace("stale_after_days", "stale_after_day");
         assert!(format!("{:#}", parse(&misspelt).unwrap_err()).contains("stale_after_day"));
+        let unknown = SHIPPED.replacen("strategy = \"Canary10Percent5Minutes\"", "strategy = \"Canary\"", 1);
+        assert!(format!("{:#}", parse(&unknown).unwrap_err()).contains("environment `production`: rollout: `Canary`"));
         let elsewhere = SHIPPED.replacen("promotes = \"preprod\"", "promotes = \"local\"", 1);
         assert!(parse(&elsewhere).unwrap_err().to_string().contains("promotes `local`"));
         let retention = SHIPPED.replacen("log_retention_days = 30", "log_retention_days = 31", 1);

@@ -225,6 +225,27 @@ impl Context {
         Ok(Work { run, folder, stage, environment: self.environment_name.clone(), started_at: Utc::now() })
     }
 
+    /// What a stage would record, of a dry run: nothing is written.
+    pub fn planned<T>(&self, stage: Stage, inputs: Digests, content: T) -> Result<Record<T>> {
+        let now = Utc::now();
+        Ok(Record {
+            schema: records::SCHEMA,
+            stage,
+            run: self.run()?,
+            environment: self.environment_name.clone(),
+            started_at: now,
+            finished_at: now,
+            inputs,
+            files: Digests::new(),
+            content,
+        })
+    }
+
+    /// The folder of what this environment decides itself in a run, which need not be the current one.
+    pub fn environment_folder(&self, run: &str) -> PathBuf {
+        self.folder_of(run, Stage::Deploy)
+    }
+
     /// The current run's folder, where build, scan and test leave their files.
     pub fn folder(&self) -> Result<PathBuf> {
         Ok(paths::run(&self.root, &self.run()?))

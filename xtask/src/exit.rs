@@ -12,6 +12,8 @@ pub enum Answer {
     Usage,
     /// No test, no rule or no case was there to check: 4.
     NothingChecked,
+    /// Nobody approved exactly this, or too long ago: 5.
+    NotApproved,
 }
 
 /// An error that carries its exit code.
@@ -44,6 +46,11 @@ pub fn nothing_checked(message: impl Into<String>) -> anyhow::Error {
     Ended { answer: Answer::NothingChecked, message: message.into() }.into()
 }
 
+/// An error that ends the command with exit code 5.
+pub fn not_approved(message: impl Into<String>) -> anyhow::Error {
+    Ended { answer: Answer::NotApproved, message: message.into() }.into()
+}
+
 /// The answer that an error carries, if it is one.
 pub fn answer_of(error: &anyhow::Error) -> Option<Answer> {
     error.downcast_ref::<Ended>().map(|ended| ended.answer)
@@ -55,6 +62,7 @@ pub fn code_of(error: &anyhow::Error) -> ExitCode {
         Some(Answer::Denied) => ExitCode::from(3),
         Some(Answer::Usage) => ExitCode::from(2),
         Some(Answer::NothingChecked) => ExitCode::from(4),
+        Some(Answer::NotApproved) => ExitCode::from(5),
         None => ExitCode::FAILURE,
     }
 }

@@ -80,6 +80,7 @@ pub fn annotate_error(error: &anyhow::Error) {
     let title = match exit::answer_of(error) {
         Some(exit::Answer::Denied) => "Denied",
         Some(exit::Answer::NothingChecked) => "Nothing was checked",
+        Some(exit::Answer::NotApproved) => "Not approved",
         Some(exit::Answer::Usage) | None => "Failed",
     };
     annotate("error", title, &format!("{error:#}"));

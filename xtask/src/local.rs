@@ -88,7 +88,7 @@ async fn urls(cloud: &Cloud, context: &Context) -> Result<serde_json::Value> {
         .map_err(cloud::service_error)
         .context("ask for the function's URL")?;
     let function_url = configuration.function_url().to_string();
-    let model = live.description.rsplit_once("model ").map_or("", |(_, model)| model);
+    let model = live.model();
     deploy::publish_web_configuration(cloud, environment, &function_url, model).await?;
     urls["function_url"] = json!(function_url);
     urls["web_url"] = json!(cloud.object_url(&environment.bucket, &format!("{}index.html", environment.web_prefix)));

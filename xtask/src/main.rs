@@ -2,10 +2,12 @@
 //!
 //! This file is the table of commands and nothing else: every stage has a file of its own under [`stages`], every other
 //! command a module of its own. Exit codes: 0 done, 1 something broke, 2 usage, 3 denied by policy (or stale, with
-//! `--fail`), 4 nothing was checked.
+//! `--fail`), 4 nothing was checked, 5 an approval is missing or has expired.
 
 mod account;
 mod advisories;
+mod approval;
+mod approve;
 mod bench;
 mod bucket;
 mod check;
@@ -29,9 +31,11 @@ mod process;
 mod provision;
 mod records;
 mod registry;
+mod rollback;
 mod setup;
 mod stages;
 mod status;
+mod strategy;
 mod terminal;
 mod tools;
 
@@ -78,12 +82,16 @@ enum Command {
     Test,
     /// Judge the records by the policy sets: exit code 3 means denied.
     Gate,
-    /// Bring the image that the gate allowed to the function and move its alias.
+    /// Bring the image that the gate allowed to the function and move traffic to it step by step.
     Deploy(stages::deploy::Options),
     /// Look at the staleness of the notebook and of the deployed model, and tell somebody.
     Monitor(stages::monitor::Options),
     /// All six stages in order; unchanged ones are skipped.
     Pipeline(pipeline::Options),
+    /// Show exactly what is to be deployed, and record somebody's yes to it.
+    Approve(approve::Options),
+    /// Give all traffic back to the version that had it before.
+    Rollback(rollback::Options),
     /// Serve the embedded cloud: the web page, the function's URL and the report.
     Local(local::Options),
     /// Make what the environment needs and no run makes: repositories, bucket, roles, log group; or remove it all.
@@ -126,6 +134,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             pipeline::stage(&context, Stage::Monitor, || stages::monitor::run(&context, &options))
         }
         Command::Pipeline(options) => pipeline::run(&context, &cli.common, &options),
+        Command::Approve(options) => approve::run(&context, &options),
+        Command::Rollback(options) => rollback::run(&context, &options),
         Command::Local(options) => local::run(&context, &options),
         Command::Provision(options) => provision::run(&context, &options),
         Command::Status => status::run(&context),

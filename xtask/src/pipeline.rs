@@ -66,9 +66,11 @@ fn once(context: &Context) -> Result<()> {
         terminal::seconds(begun.elapsed()),
         text("version")
     );
-    println!("  function  {}", text("function_url"));
-    println!("  web page  {}", text("web_url"));
-    println!("  report    {}", text("report_url"));
+    for (name, key) in [("function", "function_url"), ("web page", "web_url"), ("report", "report_url")] {
+        if !text(key).is_empty() {
+            println!("  {name:<8}  {}", text(key));
+        }
+    }
     if context.cloud()?.embedded.is_some() {
         println!("`cargo xtask local` serves them on this machine.");
     }

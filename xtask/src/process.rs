@@ -2,15 +2,46 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use tokio::sync::watch;
 
 use crate::terminal::Progress;
 
 /// The programs that run now.
 static RUNNING: Mutex<Vec<Arc<duct::Handle>>> = Mutex::new(Vec::new());
+/// How many pieces of work ask to end themselves when this process is interrupted.
+static HELD: LazyLock<watch::Sender<usize>> = LazyLock::new(|| watch::Sender::new(0));
+static INTERRUPTED: LazyLock<watch::Sender<bool>> = LazyLock::new(|| watch::Sender::new(false));
+
+/// While it lives, a first Ctrl-C does not end this process: the work waits for [`interrupted`] and brings what it does to a
+/// safe end. A second one ends the process at once.
+pub struct Held;
+
+/// Asks to be told of an interruption instead of being ended by it.
+pub fn hold() -> Held {
+    HELD.send_modify(|held| *held += 1);
+    Held
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        HELD.send_modify(|held| *held -= 1);
+    }
+}
+
+/// Whether somebody interrupted this process.
+pub fn is_interrupted() -> bool {
+    *INTERRUPTED.borrow()
+}
+
+/// Completes when somebody interrupts this process.
+pub async fn interrupted() {
+    // The sender is never dropped, so there is no other end than this one.
+    let _ = INTERRUPTED.subscribe().wait_for(|interrupted| *interrupted).await;
+}
 
 /// From now on, Ctrl-C or a request to terminate ends the running programs first and then this process, so that none of them
 /// goes on writing into a run that somebody begins anew.
@@ -24,6 +55,18 @@ pub fn end_with_children(runtime: &tokio::runtime::Runtime) {
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
+        }
+        INTERRUPTED.send_replace(true);
+        if *HELD.borrow() > 0 {
+            eprintln!("interrupted: bringing the work to a safe end first (again to end at once)");
+            let mut held = HELD.subscribe();
+            tokio::select! {
+                _ = held.wait_for(|held| *held == 0) => {}
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            // What the work says about its end is still to be printed.
+            tokio::time::sleep(Duration::from_millis(300)).await;
         }
         for handle in RUNNING.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             let _ = handle.kill();

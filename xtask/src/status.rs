@@ -5,8 +5,8 @@ use serde_json::{Map, Value, json};
 
 use crate::context::Context;
 use crate::records::{self, Stage};
-use crate::stages::deploy;
-use crate::terminal;
+use crate::stages::deploy::{self, alias};
+use crate::{approval, terminal};
 
 /// Prints the state of the newest (or named) run and of the function.
 pub fn run(context: &Context) -> Result<()> {
@@ -28,6 +28,7 @@ pub fn run(context: &Context) -> Result<()> {
         }
     }
     let cloud = context.cloud()?;
+    let position = context.block_on(alias::read(cloud, &context.environment))?.map(|alias| alias.position);
     let live = context.block_on(deploy::live_version(cloud, &context.environment))?;
     let live = live.map(|live| {
         json!({
@@ -35,10 +36,18 @@ pub fn run(context: &Context) -> Result<()> {
             "image": live.image,
             "published_at": live.published_at,
             "description": live.description,
+            "previous_version": position.as_ref().and_then(|position| position.ledger.before.first()),
+            "moving": position.as_ref().and_then(|position| position.weight.as_ref()).map(|(version, share)| {
+                json!({"version": version, "weight": share})
+            }),
+            "rolled_back": position.as_ref().and_then(|position| position.ledger.rolled_back.as_ref()).map(|taken_back| {
+                json!({"version": taken_back.version, "run": taken_back.run})
+            }),
         })
     });
+    let approval = run.as_ref().map(|_| approval::state(context));
     if context.json {
-        println!("{}", json!({"run": run, "stages": stages, "live": live}));
+        println!("{}", json!({"run": run, "stages": stages, "live": live, "approval": approval}));
         return Ok(());
     }
     match &run {
@@ -49,16 +58,29 @@ pub fn run(context: &Context) -> Result<()> {
         let text = |key: &str| state[key].as_str().unwrap_or_default().to_string();
         println!("  {name:<8} {:<9} {}", text("state"), text("result"));
     }
-    match live {
-        None => println!("nothing is deployed as {}:{}", context.environment.function, context.environment.alias),
-        Some(live) => println!(
-            "live: {}:{} is version {}, image {}, {}",
-            context.environment.function,
-            context.environment.alias,
-            live["version"].as_str().unwrap_or_default(),
-            live["image"].as_str().unwrap_or_default(),
-            live["description"].as_str().unwrap_or_default()
-        ),
+    if let Some(approval) = approval.filter(|_| context.environment.approval) {
+        println!("  approval {approval}");
+    }
+    let (function, name) = (&context.environment.function, &context.environment.alias);
+    let Some(live) = live else {
+        println!("nothing is deployed as {function}:{name}");
+        return Ok(());
+    };
+    let text = |key: &str| live[key].as_str().unwrap_or_default().to_string();
+    println!(
+        "live: {function}:{name} is version {}, image {}, {}",
+        text("version"),
+        text("image"),
+        text("description")
+    );
+    if let Some((version, share)) = live["moving"]["version"].as_str().zip(live["moving"]["weight"].as_f64()) {
+        println!("  version {version} gets {:.0} % of the traffic", share * 100.0);
+    }
+    if let Some(version) = live["previous_version"].as_str() {
+        println!("  version {version} was live before: `cargo xtask rollback` goes back to it");
+    }
+    if let Some((version, run)) = live["rolled_back"]["version"].as_str().zip(live["rolled_back"]["run"].as_str()) {
+        println!("  version {version} of run {run} was rolled back");
     }
     Ok(())
 }

@@ -27,6 +27,7 @@ pub fn failure(error: &anyhow::Error) {
     let word = match exit::answer_of(error) {
         Some(exit::Answer::Denied) => "denied",
         Some(exit::Answer::NothingChecked) => "nothing was checked",
+        Some(exit::Answer::NotApproved) => "not approved",
         Some(exit::Answer::Usage) | None => "error",
     };
     if colour() {

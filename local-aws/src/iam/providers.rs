@@ -43,8 +43,8 @@ pub fn create(iam: &Iam, call: &Call) -> Answer {
     let address = url.strip_prefix("https://").map(|address| address.trim_end_matches('/'));
     let fits = |address: &&str| !address.is_empty() && !address.contains(['?', '#', ' ', '"', '<', '&']);
     let Some(address) = address.filter(fits) else { return Err(invalid("Invalid Open ID Connect Provider URL")) };
-    let provider =
-        Provider { created: Utc::now(), clients: call.list("ClientIDList"), thumbprints: call.list("ThumbprintList") };
+    let list = |name| call.list(name).into_iter().map(str::to_owned).collect();
+    let provider = Provider { created: Utc::now(), clients: list("ClientIDList"), thumbprints: list("ThumbprintList") };
     iam.change(|state| {
         if state.providers.contains_key(address) {
             return Err(already_exists(format!("Provider with url {url} already exists.")));

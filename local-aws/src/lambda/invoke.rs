@@ -17,6 +17,7 @@ use super::{
     worker::{self, StartFailure, Worker},
 };
 use crate::{
+    cloudwatch::{Event, Series},
     server::Cloud,
     wire::{ApiError, Response, empty_reply, header_text, json_reply, set_header, uuid},
 };
@@ -31,6 +32,7 @@ const INIT_LIMIT: Duration = Duration::from_secs(10);
 /// What exactly is to be run.
 pub struct Target {
     function: String,
+    qualifier: Option<String>,
     arn: String,
     key: Key,
     config: Config,
@@ -71,6 +73,7 @@ pub fn target(cloud: &Cloud, function: &Function, qualifier: Option<&str>) -> Re
     let config = function.serving.as_ref().filter(|_| latest).unwrap_or(&version.config);
     Ok(Target {
         function: function.name.clone(),
+        qualifier: qualifier.map(str::to_owned),
         arn: function.arn(cloud, qualifier),
         key: Key {
             function: function.id.clone(),
@@ -174,11 +177,37 @@ fn begin(
     receiver
 }
 
+/// Runs one invocation and counts what became of it.
 async fn work(
     cloud: &Arc<Cloud>,
     target: Target,
     payload: Bytes,
     client_context: Option<String>,
+) -> Result<Outcome, ApiError> {
+    let series = Series {
+        function: target.function.clone(),
+        resource: match &target.qualifier {
+            Some(qualifier) => format!("{}:{qualifier}", target.function),
+            None => target.function.clone(),
+        },
+        executed_version: target.key.version.clone(),
+    };
+    let mut duration = Duration::ZERO;
+    let result = attempt(cloud, target, payload, client_context, &mut duration).await;
+    match &result {
+        Ok(outcome) => cloud.metrics.record(series, Event::Ran { error: outcome.error, duration }),
+        Err(error) if error.status == StatusCode::TOO_MANY_REQUESTS => cloud.metrics.record(series, Event::Throttled),
+        Err(_) => {}
+    }
+    result
+}
+
+async fn attempt(
+    cloud: &Arc<Cloud>,
+    target: Target,
+    payload: Bytes,
+    client_context: Option<String>,
+    duration: &mut Duration,
 ) -> Result<Outcome, ApiError> {
     let pool = &cloud.lambda.pool;
     let Some(_slot) = pool.slot() else {
@@ -206,7 +235,7 @@ async fn work(
     };
     worker.log.begin();
     let stopping = pool.stopping();
-    let exchange = exchange(&mut worker, &target, &id, payload, client_context);
+    let exchange = exchange(&mut worker, &target, &id, payload, client_context, duration);
     let ended = tokio::select! {
         ended = exchange => ended,
         () = stopping => Ended::Broken("Sandbox.Stopped", "the cloud is being stopped".to_owned()),
@@ -270,13 +299,14 @@ enum Ended {
     Broken(&'static str, String),
 }
 
-/// Hands the event to the process and waits for its answer, its end or the time limit.
+/// Hands the event to the process and waits for its answer, its end or the time limit; `duration` is set to what that took.
 async fn exchange(
     worker: &mut Worker,
     target: &Target,
     id: &str,
     payload: Bytes,
     client_context: Option<String>,
+    duration: &mut Duration,
 ) -> Ended {
     let begun = timeout(INIT_LIMIT, worker.phase.wait_for(|phase| *phase != Phase::Starting)).await;
     match begun.map(|phase| phase.map(|phase| phase.clone())) {
@@ -320,7 +350,7 @@ async fn exchange(
     let ended = timeout(limit, answer).await.unwrap_or_else(|_| {
         Ended::Broken("Sandbox.Timedout", format!("Task timed out after {}.00 seconds", limit.as_secs()))
     });
-    let duration = begun.elapsed();
+    *duration = begun.elapsed();
     let log = format!(
         "END RequestId: {id}\nREPORT RequestId: {id}\tDuration: {:.2} ms\tBilled Duration: {} ms\tMemory Size: {} MB\n",
         duration.as_secs_f64() * 1000.0,

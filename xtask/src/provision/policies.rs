@@ -131,7 +131,6 @@ pub fn deploy_permissions(environment: &Environment) -> Value {
                 "lambda:CreateFunction",
                 "lambda:CreateFunctionUrlConfig",
                 "lambda:GetAlias",
-                "lambda:GetFunction",
                 "lambda:GetFunctionConfiguration",
                 "lambda:GetFunctionUrlConfig",
                 "lambda:GetPolicy",
@@ -332,8 +331,6 @@ mod tests {
         let words = operation.split('_').map(|word| word[..1].to_uppercase() + &word[1..]);
         match (service, words.collect::<String>().as_str()) {
             ("lambda", "Invoke") => "lambda:InvokeFunction".to_string(),
-            // The waiters of the second kind ask for the whole function.
-            ("lambda", name) if name.starts_with("WaitUntilFunction") => "lambda:GetFunction".to_string(),
             ("s3", "HeadBucket" | "ListObjectsV2") => "s3:ListBucket".to_string(),
             ("s3", "GetBucketEncryption") => "s3:GetEncryptionConfiguration".to_string(),
             ("s3", "PutBucketEncryption") => "s3:PutEncryptionConfiguration".to_string(),

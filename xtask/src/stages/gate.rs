@@ -67,7 +67,7 @@ pub fn run(context: &Context) -> Result<Record<Content>> {
     let inputs = inputs(context)?;
     if let Some(record) = context.unchanged::<Content>(Stage::Gate, &inputs) {
         context.skipped(Stage::Gate);
-        return conclude(record);
+        return conclude(context, record);
     }
     let work = context.begin(Stage::Gate)?;
     let (input, evidence) = input(context, &build);
@@ -80,7 +80,7 @@ pub fn run(context: &Context) -> Result<Record<Content>> {
         outcomes,
         input,
     };
-    conclude(work.finish(inputs, &[], content)?)
+    conclude(context, work.finish(inputs, &[], content)?)
 }
 
 /// Digests of everything that decides the verdict.
@@ -178,7 +178,7 @@ fn verdict(evidence: &[String], outcomes: &[Outcome]) -> Verdict {
 }
 
 /// Says what was decided and turns a denial into exit code 3.
-fn conclude(record: Record<Content>) -> Result<Record<Content>> {
+fn conclude(context: &Context, record: Record<Content>) -> Result<Record<Content>> {
     let content = &record.content;
     let mut rows = String::new();
     let mut reasons = Vec::new();
@@ -212,6 +212,8 @@ fn conclude(record: Record<Content>) -> Result<Record<Content>> {
     }
     note(&format!("verdict: {}", content.verdict.name()));
     github::output("verdict", content.verdict.name())?;
+    // Whoever approves a deployment approves this file.
+    github::output("gate_digest", &context.record_digest(Stage::Gate)?)?;
     github::summary(&format!(
         "### Gate: {}\n\nmodel `{}`, image `{}`\n\n| policy set | result | messages |\n|---|---|---|\n{rows}",
         content.verdict.name(),

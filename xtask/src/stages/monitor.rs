@@ -77,7 +77,7 @@ pub fn run(context: &Context, options: &Options) -> Result<Record<Content>> {
         }
         Some(live) => {
             let date = live.published_at.as_deref().and_then(lambda_date);
-            let model = live.description.rsplit_once("model ").map_or("", |(_, model)| model);
+            let model = live.model();
             let tests = &context.config.smoke_tests;
             let answers = deploy::smoke_tests(cloud, &environment.function, &live.version, tests, model);
             let healthy = context.block_on(answers)?.iter().all(|result| result.passed);

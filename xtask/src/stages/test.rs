@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::context::{Context, Work};
 use crate::process::Program;
 use crate::records::{Digests, Record, Stage};
-use crate::stages::{build, scan};
+use crate::stages::{build, deploy, scan};
 use crate::terminal::{note, warning};
 use crate::{digest, exit, github, image, tools};
 
@@ -46,8 +46,8 @@ pub struct Cases {
     pub failures: Vec<String>,
 }
 
-const FILES: [&str; 6] =
-    ["report.xml", "metrics.json", "model_metrics.html", "shared_env_variables.txt", "predictions.csv", "artifact.txt"];
+const FILES: [&str; 5] =
+    ["report.xml", "metrics.json", "model_metrics.html", "shared_env_variables.txt", "predictions.csv"];
 
 /// Runs the stage.
 pub fn run(context: &Context) -> Result<Record<Content>> {
@@ -211,15 +211,15 @@ fn upload_report(context: &Context, work: &Work) -> Result<String> {
     let environment = &context.environment;
     let cloud = context.cloud()?;
     let report = fs::read(work.folder.join("model_metrics.html")).context("read model_metrics.html")?;
-    let folder = environment.report_key.rsplit_once('/').map_or("", |(folder, _)| folder);
-    let of_run = format!("{folder}/{}/model_metrics.html", work.run);
+    let of_run = deploy::report_key_of_run(environment, &work.run);
     context.block_on(async {
-        for key in [environment.report_key.as_str(), of_run.trim_start_matches('/')] {
+        for key in [&environment.report_key, &of_run] {
             cloud.upload(&environment.bucket, key, "text/html; charset=utf-8", report.clone()).await?;
         }
         anyhow::Ok(())
     })?;
-    let url = cloud.object_url(&environment.bucket, &environment.report_key);
+    let url = deploy::addresses(cloud, environment).report_url;
+    // Not evidence: deploy hands out a link of its own, which may be signed anew.
     crate::records::write_atomically(&work.folder.join("artifact.txt"), format!("{url}\n").as_bytes())?;
     Ok(url)
 }
