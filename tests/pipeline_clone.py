@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import textwrap
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,12 @@ def xtask_program() -> Path:
     program = Path(os.environ.get("XTASK", ROOT / "target" / "debug" / "xtask"))
     assert program.is_file(), f"{program} is missing: run `cargo build -p xtask`, or name it with XTASK"
     return program
+
+
+def neutral_environment() -> dict[str, str]:
+    """This process's variables without those that a pipeline listens to."""
+    listened_to = ("GITHUB_", "LOCAL_AWS", "CARGO_", "RUSTSEC_", "AWS_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(listened_to) or name == "CARGO_HOME"}
 
 
 class Clone:
@@ -57,9 +64,7 @@ class Clone:
         self.git("commit", "--quiet", "--allow-empty", "--message", subject, **variables)
 
     def environment(self, **variables: str) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items()
-                if not name.startswith(("GITHUB_", "LOCAL_AWS", "CARGO_", "RUSTSEC_")) or name == "CARGO_HOME"}
-        return kept | {"CARGO_TARGET_DIR": str(self.build), "LOCAL_AWS_PORT": "0", "NO_COLOR": "1"} | variables
+        return neutral_environment() | {"CARGO_TARGET_DIR": str(self.build), "LOCAL_AWS_PORT": "0", "NO_COLOR": "1"} | variables
 
     def start(self, *arguments: str, cwd: Path | None = None, **variables: str) -> subprocess.Popen:
         # A job of a shell that runs in the background ignores Ctrl-C, and so would all that it starts.
@@ -130,6 +135,30 @@ class Served:
             self.process.kill()
             raise
         assert self.process.returncode == 0
+
+
+def advisory_database(package: str) -> str:
+    """A database with one made-up advisory, against `package`."""
+    folder = CLONES / f"advisories-{package}"
+    advisory = folder / "crates" / package
+    advisory.mkdir(parents=True, exist_ok=True)
+    (advisory / "RUSTSEC-2020-9999.md").write_text(textwrap.dedent(f"""\
+        ```toml
+        [advisory]
+        id = "RUSTSEC-2020-9999"
+        package = "{package}"
+        date = "2020-01-01"
+        cvss = "CVSS:3.1/AV:N/AC:L/PR:N/UI:N/S:U/C:H/I:H/A:H"
+
+        [versions]
+        patched = []
+        ```
+
+        # A made-up fault
+
+        For the test.
+        """))
+    return str(folder)
 
 
 def wait_for(condition, timeout_s: float = 60) -> None:

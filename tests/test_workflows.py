@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from workflow_runner import load, stand_in
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / ".github" / "workflows"
@@ -19,7 +20,7 @@ STAGES = ["build", "scan", "test", "gate", "deploy", "monitor"]
 
 # What the program promises, for when it has not been built yet.
 PROMISED = [
-    "setup", *STAGES, "pipeline", "approve", "rollback", "provision", "local", "status", "replay", "check", "bench",
+    "setup", *STAGES, "pipeline", "compare", "approve", "rollback", "provision", "local", "status", "replay", "check", "bench",
     "doctor",
 ]  # fmt: skip
 
@@ -51,13 +52,6 @@ def schema(path):
     return judge("check-jsonschema", "--builtin-schema", "vendor.github-workflows", path)
 
 
-def load(path):
-    workflow = yaml.safe_load(path.read_text())
-    # YAML 1.1 reads the bare word `on` as true.
-    workflow["on"] = workflow.pop(True, workflow.get("on"))
-    return workflow
-
-
 def steps(workflow):
     return [step for job in workflow["jobs"].values() for step in job.get("steps", [])]
 
@@ -85,7 +79,7 @@ def triggers(patterns, path):
 
 
 def test_there_are_workflows():
-    assert {"pipeline", "checks"} <= {path.stem for path in WORKFLOWS}
+    assert {"pipeline", "checks", "monitor"} <= {path.stem for path in WORKFLOWS}
 
 
 # The judges
@@ -143,18 +137,41 @@ def test_every_file_that_is_called_exists():
                 assert os.access(ROOT / program, os.X_OK), f"{path.name}: {program}"
 
 
-def test_pipeline_runs_every_stage_once_and_in_order():
-    runs = [step.get("run", "") for step in steps(load(FOLDER / "pipeline.yml"))]
-    stages = [command for run in runs for command in re.findall(r"cargo xtask (\w+)", run) if command in STAGES]
-    assert stages == STAGES
-    assert all(run.count("cargo xtask") <= 1 for run in runs), "one step per stage, or the wrong one is blamed"
+@pytest.mark.parametrize(
+    ("job", "environment", "stages"),
+    [
+        ("rehearsal", None, STAGES),
+        ("preprod", "preprod", STAGES),
+        ("production-gate", "production", ["gate"]),
+        ("production", "production", ["deploy", "monitor"]),
+    ],
+)
+def test_pipeline_runs_every_stage_once_and_in_order(job, environment, stages):
+    named = load(FOLDER / "pipeline.yml")["jobs"][job]["steps"]
+    runs = [step["run"] for step in named if "cargo" in step.get("run", "")]
+    assert all(re.fullmatch(r"cargo xtask .*", run) for run in runs), "one command a step, or the wrong one is blamed"
+    called = [re.match(r"cargo xtask (\w+)(?: --env (\w+))?", run).groups() for run in runs]
+    assert [command for command, _ in called if command in STAGES] == stages
+    assert {named for _, named in called} == {environment}
 
 
-def test_records_are_kept_also_of_a_run_that_was_denied():
-    kept = [step for step in steps(load(FOLDER / "pipeline.yml")) if "upload-artifact" in step.get("uses", "")]
-    assert [step["with"]["path"] for step in kept] == ["target/pipeline"]
-    assert "cancelled()" in kept[0]["if"]
-    assert kept[0]["with"]["if-no-files-found"] == "error"
+@pytest.mark.parametrize("job", ["rehearsal", "preprod", "production-gate", "production"])
+def test_records_are_kept_also_of_a_run_that_was_denied(job):
+    named = load(FOLDER / "pipeline.yml")["jobs"][job]["steps"]
+    uploads = [step for step in named if "upload-artifact" in step.get("uses", "")]
+    [kept] = [step for step in uploads if step["with"]["name"].startswith("records-")]
+    assert "!cancelled()" in kept["if"]
+    assert kept["with"]["if-no-files-found"] == "error"
+    assert "github.run_attempt" in kept["with"]["name"], "a second attempt would overwrite the first one's evidence"
+
+
+@each_workflow
+def test_actions_are_called_as_their_stand_ins_understand(path):
+    for step in steps(load(path)):
+        if "uses" in step:
+            inputs = yaml.safe_load((stand_in(step["uses"]) / "action.yml").read_text())["inputs"]
+            required = {name for name, about in inputs.items() if about.get("required")}
+            assert required <= set(step["with"]) <= set(inputs), step["name"]
 
 
 def test_toolchain_is_the_one_that_the_workspace_asks_for():
@@ -222,6 +239,28 @@ def test_permissions_are_given_job_by_job(path):
         assert job["timeout-minutes"] <= 120, name
 
 
+def test_rights_beyond_reading_are_few_and_where_they_are_needed():
+    for path in WORKFLOWS:
+        for name, job in load(path)["jobs"].items():
+            where = f"{path.name}: {name}"
+            signs_in = any("configure-aws-credentials" in step.get("uses", "") for step in job["steps"])
+            publishes = any("upload-sarif" in step.get("uses", "") for step in job["steps"])
+            writes = {right for right, level in job["permissions"].items() if level != "read"}
+            expected = ({"id-token"} if signs_in else set()) | ({"security-events"} if publishes else set())
+            assert writes == expected, where
+            # AWS trusts an environment of the repository, not whatever runs in it.
+            assert signs_in == ("environment" in job), where
+
+
+def test_secrets_are_those_of_mail_and_only_where_mail_is_sent():
+    for path in WORKFLOWS:
+        for name, job in load(path)["jobs"].items():
+            for step in job["steps"]:
+                allowed = {"SMTP_USERNAME", "SMTP_PASSWORD"} if "xtask monitor" in step.get("run", "") else set()
+                assert set(re.findall(r"secrets\.(\w+)", str(step))) <= allowed, f"{path.name}: {name}"
+        assert "pull_request_target" not in path.read_text()
+
+
 @each_workflow
 def test_actions_are_pinned_by_commit_and_say_which_version_that_is(path):
     for line in path.read_text().splitlines():
@@ -254,7 +293,42 @@ def test_no_long_lived_key(path):
     assert not re.search(r"AKIA[0-9A-Z]{16}|aws_secret_access_key|secrets\.AWS", text, re.IGNORECASE)
 
 
-def test_pipeline_never_cuts_a_run_off():
-    concurrency = load(FOLDER / "pipeline.yml")["concurrency"]
-    assert concurrency["cancel-in-progress"] is False
-    assert "${{" not in concurrency["group"], "one group, or two runs deploy at the same time"
+def test_deployments_wait_for_each_other_and_are_never_cut_off():
+    workflow = load(FOLDER / "pipeline.yml")
+    assert "concurrency" not in workflow, "a run that waits for its reviewers would hold up preproduction"
+    groups = set()
+    for job in ("preprod", "production"):
+        concurrency = workflow["jobs"][job]["concurrency"]
+        assert concurrency["cancel-in-progress"] is False
+        assert "${{" not in concurrency["group"], "one group, or two runs deploy at the same time"
+        groups.add(concurrency["group"])
+    assert len(groups) == 2
+
+
+def test_production_waits_for_its_reviewers_and_is_told_what_they_approved():
+    jobs = load(FOLDER / "pipeline.yml")["jobs"]
+    assert jobs["production"]["environment"]["name"] == "production"
+    assert jobs["production"]["needs"] == ["preprod", "production-gate"]
+    assert jobs["production"]["if"] == "${{ needs.production-gate.result == 'success' }}"
+    assert "environment" not in jobs["production-gate"], "whoever approves wants to know what"
+    [deploy] = [step for step in jobs["production"]["steps"] if step.get("id") == "deploy"]
+    assert deploy["env"]["GATE_DIGEST"] == "${{ needs.production-gate.outputs.gate_digest }}"
+    assert jobs["production"]["permissions"]["actions"] == "read"
+
+
+# The watcher, and who watches it
+
+
+def test_monitoring_is_daily_complete_and_loud():
+    workflow = load(FOLDER / "monitor.yml")
+    [schedule] = workflow["on"]["schedule"]
+    assert re.fullmatch(r"\d+ \d+ \* \* \*", schedule["cron"])
+    runs = [step["run"] for step in steps(workflow) if "xtask monitor" in step.get("run", "")]
+    watched = [name for name, environment in PIPELINE["environments"].items() if environment["cloud"] == "aws"]
+    assert runs == [f"cargo xtask monitor --env {name} --fail" for name in watched]
+
+
+def test_monitoring_that_stopped_fails_the_checks_of_main():
+    job = load(FOLDER / "checks.yml")["jobs"]["watch-the-monitor"]
+    assert "cargo xtask monitor --last-run-within 2d" in [step.get("run") for step in job["steps"]]
+    assert "github.event_name == 'push'" in job["if"], "a pull request is not to blame"

@@ -18,7 +18,7 @@ use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
 use local_aws::{LocalCloud, Options, StartError};
 
 use crate::config::{CloudKind, Environment};
-use crate::{paths, terminal};
+use crate::{http, paths, terminal};
 
 /// Clients of the services, and the embedded cloud if this process runs it.
 pub struct Cloud {
@@ -120,8 +120,7 @@ impl Cloud {
 
     /// A client for calls that no SDK makes.
     pub fn http(&self) -> Result<reqwest::Client> {
-        let builder = reqwest::Client::builder().connect_timeout(Duration::from_secs(10));
-        builder.timeout(Duration::from_secs(60)).build().context("make an HTTP client")
+        http::client()
     }
 
     /// Makes the image repository if it does not exist.

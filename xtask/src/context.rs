@@ -166,6 +166,15 @@ impl Context {
         Ok(self.selected_run.get_or_init(|| run).clone())
     }
 
+    /// The run that a command works on which needs no earlier stage. A monitoring may come long after its run, before any, or
+    /// in a workflow that built nothing: then it has a run of its own.
+    pub fn run_or_own(&self) -> Result<()> {
+        if self.requested_run.is_some() || self.run().is_ok() {
+            return Ok(());
+        }
+        self.select_run(&github::run_id().unwrap_or_else(|| self.new_run_id()))
+    }
+
     /// Makes `run` the one that this command works on and the newest.
     pub fn select_run(&self, run: &str) -> Result<()> {
         let folder = paths::run(&self.root, run);

@@ -12,6 +12,7 @@ mod bench;
 mod bucket;
 mod check;
 mod cloud;
+mod compare;
 mod config;
 mod context;
 mod dependencies;
@@ -20,6 +21,8 @@ mod exit;
 mod function;
 mod git;
 mod github;
+mod heartbeat;
+mod http;
 mod iam_document;
 mod image;
 mod local;
@@ -32,6 +35,7 @@ mod provision;
 mod records;
 mod registry;
 mod rollback;
+mod sarif;
 mod setup;
 mod stages;
 mod status;
@@ -92,6 +96,8 @@ enum Command {
     Approve(approve::Options),
     /// Give all traffic back to the version that had it before.
     Rollback(rollback::Options),
+    /// Show how the newest run's model differs from the one that is live.
+    Compare(compare::Options),
     /// Serve the embedded cloud: the web page, the function's URL and the report.
     Local(local::Options),
     /// Make what the environment needs and no run makes: repositories, bucket, roles, log group; or remove it all.
@@ -130,12 +136,14 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Deploy(options) => {
             pipeline::stage(&context, Stage::Deploy, || stages::deploy::run(&context, &options))
         }
-        Command::Monitor(options) => {
-            pipeline::stage(&context, Stage::Monitor, || stages::monitor::run(&context, &options))
-        }
+        Command::Monitor(options) => match options.last_run_within {
+            Some(limit) => context.block_on(heartbeat::check(limit, context.json)),
+            None => pipeline::stage(&context, Stage::Monitor, || stages::monitor::run(&context, &options)),
+        },
         Command::Pipeline(options) => pipeline::run(&context, &cli.common, &options),
         Command::Approve(options) => approve::run(&context, &options),
         Command::Rollback(options) => rollback::run(&context, &options),
+        Command::Compare(options) => compare::run(&context, &options),
         Command::Local(options) => local::run(&context, &options),
         Command::Provision(options) => provision::run(&context, &options),
         Command::Status => status::run(&context),

@@ -1,7 +1,8 @@
 //! Gate: builds one input document from the records and judges it by the policy sets.
 //!
 //! Reads build.json, scan.json, test.json and policies/. Writes `gate.json`: the verdict, every rule's outcome, the input and the
-//! policies' digests. Evidence that is missing, corrupted or of other bytes is a denial with the file's name, never a pass.
+//! policies' digests; beside it `gate.sarif`, the same for code scanning. Evidence that is missing, corrupted or of other bytes
+//! is a denial with the file's name, never a pass.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +16,7 @@ use crate::policy::{self, Outcome};
 use crate::records::{Digests, Record, Stage};
 use crate::stages::{build, scan, test};
 use crate::terminal::{note, warning};
-use crate::{digest, exit, github};
+use crate::{digest, exit, github, records, sarif};
 
 /// What was decided, and on what.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -51,6 +52,9 @@ impl Verdict {
     }
 }
 
+/// The verdict for code scanning.
+const SARIF: &str = "gate.sarif";
+
 /// Severities of the registry, all of which have a number once it has counted.
 const SEVERITIES: [&str; 6] = ["CRITICAL", "HIGH", "MEDIUM", "LOW", "INFORMATIONAL", "UNDEFINED"];
 
@@ -80,7 +84,9 @@ pub fn run(context: &Context) -> Result<Record<Content>> {
         outcomes,
         input,
     };
-    conclude(context, work.finish(inputs, &[], content)?)
+    let log = sarif::of_gate(&context.environment_name, &content);
+    records::write_atomically(&work.folder.join(SARIF), &serde_json::to_vec_pretty(&log)?)?;
+    conclude(context, work.finish(inputs, &[SARIF], content)?)
 }
 
 /// Digests of everything that decides the verdict.

@@ -18,7 +18,7 @@ use crate::git::{self, LastCommit};
 use crate::records::{Digests, Record, Stage};
 use crate::stages::deploy;
 use crate::terminal::{note, warning};
-use crate::{exit, github, paths, records};
+use crate::{exit, github, heartbeat, paths, records};
 
 /// Options of `monitor`.
 #[derive(Args, Default)]
@@ -26,6 +26,9 @@ pub struct Options {
     /// End with exit code 3 if the model is stale.
     #[arg(long)]
     pub fail: bool,
+    /// Look at no model, but at the workflow that does: exit code 3 if it has not run for so long (2d, 36h).
+    #[arg(long, value_name = "TIME", value_parser = heartbeat::parse_duration, conflicts_with = "fail")]
+    pub last_run_within: Option<Duration>,
 }
 
 /// What was seen.
@@ -85,10 +88,7 @@ pub fn run(context: &Context, options: &Options) -> Result<Record<Content>> {
         }
     };
 
-    // A monitoring may come long after its run, or before any: then it has a run of its own.
-    if context.named_run().is_none() && context.latest_run().is_none() {
-        context.select_run(&context.new_run_id())?;
-    }
+    context.run_or_own()?;
     let work = context.begin(Stage::Monitor)?;
     let model_stale = notebook.stale || deployed.stale;
     let mail = if model_stale { Some(write_mail(context, config, now)?) } else { None };
@@ -125,7 +125,8 @@ fn staleness(changed_at: Option<DateTime<Utc>>, now: DateTime<Utc>, config: &Mon
     }
 }
 
-fn age_in_words(age: Duration) -> String {
+/// An age as people say it.
+pub fn age_in_words(age: Duration) -> String {
     match (age.num_days(), age.num_hours()) {
         (0, 0) => "less than an hour".to_string(),
         (0, hours) => format!("{hours} hours"),

@@ -15,11 +15,12 @@ use crate::cloud::{Cloud, service_error};
 use crate::config::Environment;
 use crate::context::Context;
 use crate::records::{self, Stage};
-use crate::{digest, github};
+use crate::{compare, digest, github};
 
 /// How long a signed link works.
 const LINK_LIFETIME: Duration = Duration::from_secs(3600);
 const HTML: &str = "text/html; charset=utf-8";
+const JSON: &str = "application/json";
 
 /// Where what is published can be found.
 pub struct Addresses {
@@ -41,14 +42,18 @@ pub fn addresses(cloud: &Cloud, environment: &Environment) -> Addresses {
     }
 }
 
-/// Uploads the report, and the page where the environment is public.
+/// Uploads the report with the model's description beside it, and the page where the environment is public.
 pub async fn publish(context: &Context, cloud: &Cloud, function_url: &str, model: &str) -> Result<()> {
     let environment = &context.environment;
     cloud.ensure_bucket(environment).await?;
     let path = context.folder()?.join("model_metrics.html");
     let report = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
-    for key in [environment.report_key.clone(), report_key_of_run(environment, &context.run()?)] {
-        cloud.upload(&environment.bucket, &key, HTML, report.clone()).await?;
+    let description = compare::description(context)?;
+    let run = context.run()?;
+    for (name, content_type, bytes) in [(report_name(environment), HTML, report), (compare::FILE, JSON, description)] {
+        for key in [key_beside_report(environment, name), key_of_run(environment, &run, name)] {
+            cloud.upload(&environment.bucket, &key, content_type, bytes.clone()).await?;
+        }
     }
     if environment.public {
         publish_web_page(context, cloud, function_url, model).await?;
@@ -56,10 +61,23 @@ pub async fn publish(context: &Context, cloud: &Cloud, function_url: &str, model
     Ok(())
 }
 
-/// Where the report of one run stays, beside the one under its fixed name.
-pub fn report_key_of_run(environment: &Environment, run: &str) -> String {
+fn report_name(environment: &Environment) -> &str {
+    environment.report_key.rsplit('/').next().unwrap_or_default()
+}
+
+/// Where a file lies that is published with the report.
+pub fn key_beside_report(environment: &Environment, name: &str) -> String {
     let folder = environment.report_key.rsplit_once('/').map_or("", |(folder, _)| folder);
-    format!("{folder}/{run}/model_metrics.html").trim_start_matches('/').to_string()
+    format!("{folder}/{name}").trim_start_matches('/').to_string()
+}
+
+/// Where the report of one run stays, whichever is live.
+pub fn report_key_of_run(environment: &Environment, run: &str) -> String {
+    key_of_run(environment, run, report_name(environment))
+}
+
+fn key_of_run(environment: &Environment, run: &str, name: &str) -> String {
+    key_beside_report(environment, &format!("{run}/{name}"))
 }
 
 /// Hands the report's link to people: in artifact.txt, and as the step's output. Where it has to be signed, says until when.
@@ -82,13 +100,17 @@ pub async fn hand_out(context: &Context, cloud: &Cloud) -> Result<Option<DateTim
     Ok(Some(expires_at))
 }
 
-/// Makes the report of an earlier run the current one again, if the bucket still has it.
+/// Makes what an earlier run published the current report again, if the bucket still has it.
 pub async fn restore_report(cloud: &Cloud, environment: &Environment, run: &str) -> Result<()> {
-    let key = report_key_of_run(environment, run);
-    let answer = cloud.s3.get_object().bucket(&environment.bucket).key(&key).send().await.map_err(service_error);
-    let report = answer.with_context(|| format!("read s3://{}/{key}", environment.bucket))?;
-    let report = report.body.collect().await.with_context(|| format!("read s3://{}/{key}", environment.bucket))?;
-    cloud.upload(&environment.bucket, &environment.report_key, HTML, report.to_vec()).await
+    let bucket = &environment.bucket;
+    for (name, content_type) in [(report_name(environment), HTML), (compare::FILE, JSON)] {
+        let key = key_of_run(environment, run, name);
+        let answer = cloud.s3.get_object().bucket(bucket).key(&key).send().await.map_err(service_error);
+        let stored = answer.with_context(|| format!("read s3://{bucket}/{key}"))?;
+        let stored = stored.body.collect().await.with_context(|| format!("read s3://{bucket}/{key}"))?;
+        cloud.upload(bucket, &key_beside_report(environment, name), content_type, stored.to_vec()).await?;
+    }
+    Ok(())
 }
 
 /// Uploads the page and, beside it, which function it asks.
@@ -112,7 +134,7 @@ pub async fn publish_web_configuration(
 ) -> Result<()> {
     let configuration = json!({"function_url": function_url, "model": model});
     let key = format!("{}config.json", environment.web_prefix);
-    cloud.upload(&environment.bucket, &key, "application/json", serde_json::to_vec(&configuration)?).await
+    cloud.upload(&environment.bucket, &key, JSON, serde_json::to_vec(&configuration)?).await
 }
 
 fn content_type(name: &str) -> &'static str {
