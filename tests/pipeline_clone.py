@@ -23,7 +23,7 @@ def xtask_program() -> Path:
 
 def neutral_environment() -> dict[str, str]:
     """This process's variables without those that a pipeline listens to."""
-    listened_to = ("GITHUB_", "LOCAL_AWS", "CARGO_", "RUSTSEC_", "AWS_")
+    listened_to = ("GITHUB_", "LOCAL_AWS", "CARGO_", "RUSTSEC_", "AWS_", "MLFLOW_", "SMTP_")
     return {name: value for name, value in os.environ.items() if not name.startswith(listened_to) or name == "CARGO_HOME"}
 
 

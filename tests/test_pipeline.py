@@ -3,6 +3,7 @@
 The tests of this file share one clone and run in order: each begins where the one before ended, with a deployed model.
 """
 
+import email.policy
 import json
 import os
 import re
@@ -11,9 +12,11 @@ import socket
 import subprocess
 import sys
 import time
+from email import message_from_bytes
 
 import pytest
 import requests
+from mlflow_support import artifacts, logged_runs, mlflow_server
 from pipeline_clone import Clone, Served, advisory_database, wait_for, xtask_program
 
 APPROVED = {"Num_Children": 2, "Income": 500000, "Own_Car": 1, "Own_Housing": 1}
@@ -92,6 +95,54 @@ def test_second_run_skips_everything_in_less_than_two_seconds(clone):
     assert clone.record("build") == before
     # The promise is two seconds on an idle machine; a busy one gets room here.
     assert took < 6, f"{took:.1f} s"
+
+
+# Tracking.
+
+
+def test_run_is_logged_to_mlflow(clone):
+    tracking = clone.record("tracking")
+    (run,) = logged_runs(f"sqlite:///{clone.path}/target/mlflow/mlflow.db")
+    assert (tracking["state"], tracking["run_id"]) == ("logged", run.info.run_id)
+    assert (run.info.run_name, run.info.status) == ("Initial Model", "FINISHED")
+    build = clone.record("build")
+    assert run.data.tags["pipeline_id"] == build["run"] and run.data.tags["commit"] == build["commit"]
+    assert run.data.tags["model"] == build["model"]["digest"] and run.data.tags["image"] == build["image"]["digest"]
+    assert run.data.params["max_depth"] == "3"
+    assert run.data.metrics["test_accuracy"] == clone.record("test")["metrics"]["accuracy"]
+
+
+def test_run_is_logged_to_a_server_once(clone, tmp_path):
+    before = (clone.run_folder() / "test.json").read_bytes()
+    with mlflow_server(tmp_path / "server") as url:
+        for _ in range(2):
+            ended = clone.xtask("test", MLFLOW_TRACKING_URI=url)
+            # Also for somebody whose record of the first time is gone.
+            (clone.run_folder() / "tracking.json").unlink()
+        (run,) = logged_runs(url)
+        files = artifacts(url, run, tmp_path)
+    assert run.info.run_id in ended.err and "skipped" in ended.err
+    assert run.data.tags["pipeline_id"] == clone.record("build")["run"]
+    assert files["model/model.bin"] == (clone.run_folder() / "model.bin").read_bytes()
+    assert {f"plots/{name}.png" for name in ("confusion_matrices", "performance", "fairness_Group", "tree")} <= set(files)
+    assert (clone.run_folder() / "test.json").read_bytes() == before, "tracking leaves the evidence alone"
+
+
+def test_tracking_that_is_down_or_silent_fails_no_run(clone):
+    quick = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "1", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        for address in ("ann:secret@127.0.0.1:9", f"ann:secret@127.0.0.1:{silent.getsockname()[1]}"):
+            ended = clone.xtask("pipeline", MLFLOW_TRACKING_URI=f"http://{address}", **quick)
+            assert "warning the run is not logged to MLflow: cannot log to MLflow" in ended.err
+            tracking = clone.record("tracking")
+            assert tracking["state"] == "not_logged" and tracking["reason"] in ended.err
+            log = (clone.run_folder() / "logs/tracking.log").read_text()
+            assert "secret" not in ended.text + json.dumps(tracking) + log
+    assert clone.record("deploy")["failure"] is None
+    clone.xtask("test")
+    assert clone.record("tracking")["state"] == "already_logged"
 
 
 BAD_INPUT = [
@@ -343,11 +394,14 @@ def test_monitor_says_stale_and_writes_the_mail(clone):
     stale = json.loads(clone.xtask("monitor", "--json").out)
     assert stale["model_stale"] and stale["notebook"]["changed_at"].startswith("2026-01-01")
     assert len(history.read_text().splitlines()) == rows + 1
-    mail = (clone.path / stale["mail"]).read_text()
-    assert "Subject: Credit card approval ML model has not been updated in a week.\n" in mail
-    assert "It has been 7 days since the credit card approval ML model was updated. Please update the model." in mail
+    assert stale["mail"]["outcome"] == "written"
+    mail = message_from_bytes((clone.path / stale["mail"]["file"]).read_bytes(), policy=email.policy.default)
+    assert mail["Subject"] == "Credit card approval ML model has not been updated in a week."
+    text = "It has been 7 days since the credit card approval ML model was updated. Please update the model."
+    assert mail.get_content().strip() == text
     clone.xtask("monitor", "--fail", expect=3)
-    assert len(list(outbox.iterdir())) == 2
+    assert clone.record("monitor")["mail"]["outcome"] == "already_told"
+    assert len(list(outbox.iterdir())) == 1
 
     (clone.path / ".git/shallow").write_text(clone.git("rev-parse", "HEAD") + "\n")
     shallow = clone.xtask("pipeline", "--json")

@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
-from ccapproval.export import export
 from ccapproval.model_file import LEAF, Model, decode
 
 GROUPS = ("#2f6fb5", "#c96a12", "#23806a", "#7a5aa6")
@@ -160,7 +159,14 @@ def tree(estimator: Any, names: Mapping[int, str]) -> Figure:
         estimator: a fitted classification tree.
         names: what each class label means.
     """
-    model = decode(export(estimator))
+    # scikit-learn takes a second to import, and only this needs it.
+    from ccapproval.export import export
+
+    return tree_of(decode(export(estimator)), names)
+
+
+def tree_of(model: Model, names: Mapping[int, str]) -> Figure:
+    """As `tree`, of a model file."""
     figure, axes = plt.subplots(layout="constrained")
     axes.axis("off")
     columns = draw_node(axes, model, names, 0, 0, 0)[1]

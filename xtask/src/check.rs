@@ -157,8 +157,10 @@ fn rust(context: &Context) -> Result<String> {
 fn python(context: &Context) -> Result<String> {
     let folder = context.root.join(&context.config.model.directory);
     let environment = tools::python_environment(&context.root, &context.config.model.directory)?;
-    let run =
-        |arguments: &[&str]| duct::cmd(&environment.python, arguments).dir(&folder).env("PYTHONDONTWRITEBYTECODE", "1");
+    let run = |arguments: &[&str]| {
+        let command = duct::cmd(&environment.python, arguments).dir(&folder);
+        command.env("PYTHONPYCACHEPREFIX", &environment.bytecode).env_remove("PYTHONDONTWRITEBYTECODE")
+    };
     show("`ruff check`", run(&["-m", "ruff", "check", "--no-cache", "."]))?;
     show("`ruff format` would change files: run it", run(&["-m", "ruff", "format", "--no-cache", "--check", "."]))?;
     show(
@@ -178,7 +180,8 @@ fn whole(context: &Context) -> Result<String> {
     let examples = paths::cargo_target(&context.root).join("debug/examples");
     let tests = duct::cmd(&environment.python, ["-m", "pytest", "-p", "no:cacheprovider", "."])
         .dir(context.root.join("tests"))
-        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("PYTHONPYCACHEPREFIX", &environment.bytecode)
+        .env_remove("PYTHONDONTWRITEBYTECODE")
         .env("XTASK", xtask)
         .env("LOCAL_AWS_SERVE", examples.join("serve"))
         .env("CARGO_TARGET_DIR", paths::cargo_target(&context.root));

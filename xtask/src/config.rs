@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use crate::mail;
 use crate::strategy::Rollout;
 
 /// The whole file.
@@ -19,6 +20,7 @@ pub struct Config {
     pub scan: Scan,
     #[serde(default)]
     pub policy_sets: Vec<PolicySet>,
+    pub tracking: Tracking,
     pub monitor: Monitor,
     #[serde(default)]
     pub github: Option<GitHub>,
@@ -110,6 +112,14 @@ pub enum OnFailure {
     Warn,
     /// Stop with exit code 3.
     Error,
+}
+
+/// What MLflow calls the runs.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tracking {
+    pub experiment: String,
+    pub run_name: String,
 }
 
 /// When a model is stale, and who hears of it.
@@ -248,6 +258,30 @@ pub struct Environment {
     /// The environment of GitHub whose jobs may take that role and whose reviewers approve; named as this one unless given.
     #[serde(default)]
     pub github_environment: Option<String>,
+    /// Who takes the environment's mail; the embedded cloud has an outbox of its own.
+    #[serde(default)]
+    pub mail: Option<MailServer>,
+}
+
+/// A server that speaks SMTP.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct MailServer {
+    pub host: String,
+    pub port: u16,
+    pub tls: MailTls,
+}
+
+/// How the conversation with a mail server is encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MailTls {
+    /// It begins in the open and must change to TLS before anything is said (port 587).
+    Starttls,
+    /// TLS from the first byte (port 465).
+    Implicit,
+    /// Not at all: a server on loopback.
+    None,
 }
 
 /// The numbers of days that CloudWatch can keep a log.
@@ -303,6 +337,10 @@ pub fn parse(text: &str) -> Result<Config> {
     }
     for (name, environment) in &config.environments {
         check_promotion(&config, name, environment)?;
+        check_mail(environment).with_context(|| format!("[environments.{name}.mail]"))?;
+    }
+    for address in config.monitor.mail_to.iter().chain([&config.monitor.mail_from]) {
+        mail::address(address).context("[monitor]")?;
     }
     Ok(config)
 }
@@ -325,6 +363,21 @@ fn check_promotion(config: &Config, name: &str, environment: &Environment) -> Re
     }
     if source.function == environment.function {
         bail!("environments `{name}` and `{source_name}` both name the function `{}`", source.function);
+    }
+    Ok(())
+}
+
+/// Passwords and models' names do not cross a network in the open, and no setting is silently without effect.
+fn check_mail(environment: &Environment) -> Result<()> {
+    let Some(server) = &environment.mail else { return Ok(()) };
+    if environment.cloud == CloudKind::Embedded {
+        bail!("the embedded cloud keeps its mail in an outbox and sends none: remove the table");
+    }
+    if server.tls == MailTls::None && !mail::is_loopback(&server.host) {
+        bail!(
+            "mail to {} must be encrypted: write `tls = \"starttls\"` or `tls = \"implicit\"`; only loopback may do without",
+            server.host
+        );
     }
     Ok(())
 }
@@ -432,5 +485,21 @@ mod tests {
         for (repository, subject) in [("team", None), ("team/*", None), ("a/b/c", None), ("a/b", Some("repo:*"))] {
             assert!(github(repository, subject).check().is_err(), "{repository} {subject:?}");
         }
+    }
+
+    #[test]
+    fn mail_in_the_open_and_addresses_that_are_none_are_refused() {
+        let refused = |old: &str, new: &str| {
+            assert!(SHIPPED.contains(old), "{old}");
+            format!("{:#}", parse(&SHIPPED.replacen(old, new, 1)).unwrap_err())
+        };
+        let open = refused("tls = \"starttls\"", "tls = \"none\"");
+        assert!(open.contains("[environments.preprod.mail]") && open.contains("must be encrypted"), "{open}");
+        let address = refused("model-owners@example.com", "model-owners");
+        assert!(address.contains("`model-owners` is no mail address"), "{address}");
+        let unused = refused("[environments.preprod.mail]", "[environments.local.mail]");
+        assert!(unused.contains("outbox"), "{unused}");
+        parse(&SHIPPED.replacen("email-smtp.us-east-1.amazonaws.com", "127.0.0.1", 1).replacen("starttls", "none", 1))
+            .unwrap();
     }
 }

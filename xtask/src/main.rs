@@ -27,6 +27,7 @@ mod iam_document;
 mod image;
 mod local;
 mod lock;
+mod mail;
 mod paths;
 mod pipeline;
 mod policy;
@@ -42,6 +43,7 @@ mod status;
 mod strategy;
 mod terminal;
 mod tools;
+mod tracking;
 
 use std::process::ExitCode;
 

@@ -55,6 +55,11 @@ pub fn outbox(root: &Path) -> PathBuf {
     local_state(root).join("outbox")
 }
 
+/// MLflow's store, where no server is named.
+pub fn tracking(root: &Path) -> PathBuf {
+    root.join("target/mlflow")
+}
+
 /// Programs that the project installs for itself.
 pub fn tools(root: &Path) -> PathBuf {
     root.join("target/tools")

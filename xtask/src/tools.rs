@@ -92,6 +92,9 @@ pub fn uv(root: &Path) -> Result<PathBuf> {
 pub struct Environment {
     /// Its interpreter.
     pub python: PathBuf,
+    /// Where its modules' bytecode is kept. Beside the sources everybody who lists the tree would find it; and without any,
+    /// every start would compile the packages anew, which takes seconds.
+    pub bytecode: PathBuf,
 }
 
 /// Brings the `.venv` of the uv project in `directory` to what its uv.lock says, and gives its interpreter.
@@ -101,15 +104,16 @@ pub struct Environment {
 pub fn python_environment(root: &Path, directory: &Path) -> Result<Environment> {
     let project = root.join(directory);
     let stamp_path = project.join(".venv/.locked");
-    let interpreter = project.join(".venv/bin/python");
+    let environment =
+        Environment { python: project.join(".venv/bin/python"), bytecode: paths::tools(root).join("bytecode") };
     let stamp = || -> Result<String> {
         let lock = digest::of_file(&project.join("uv.lock"))?;
         let manifest = digest::of_file(&project.join("pyproject.toml"))?;
         Ok(format!("{lock} {manifest} {}", project.display()))
     };
     let wanted = stamp()?;
-    if interpreter.exists() && fs::read_to_string(&stamp_path).is_ok_and(|found| found == wanted) {
-        return Ok(Environment { python: interpreter });
+    if environment.python.exists() && fs::read_to_string(&stamp_path).is_ok_and(|found| found == wanted) {
+        return Ok(environment);
     }
     let uv = uv(root)?;
     let python = python()?;
@@ -125,7 +129,7 @@ pub fn python_environment(root: &Path, directory: &Path) -> Result<Environment> 
         .run(&log)
         .context("the first run needs the network to install locked packages: connect and run `cargo xtask setup`")?;
     records::write_atomically(&stamp_path, wanted.as_bytes())?;
-    Ok(Environment { python: interpreter })
+    Ok(environment)
 }
 
 impl Environment {
@@ -133,8 +137,8 @@ impl Environment {
     pub fn module(&self, what: &str, module: &str, folder: &Path) -> Program {
         Program::new(what, &self.python, folder)
             .args(["-m", module])
-            // Bytecode files beside the sources would be found by everybody who lists the tree.
-            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .env("PYTHONPYCACHEPREFIX", &self.bytecode)
+            .env_remove("PYTHONDONTWRITEBYTECODE")
             .env("PYTHONUNBUFFERED", "1")
             .env_remove("PYTHONPATH")
             .env_remove("VIRTUAL_ENV")

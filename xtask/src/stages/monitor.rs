@@ -1,24 +1,26 @@
 //! Monitor: is the notebook stale, is the deployed model stale, does it answer; and tells somebody.
 //!
-//! Reads git's history and the function's state. Writes `monitor.json`, one row of history, and in the local environment the
-//! mail as a file in the outbox. What cannot be known counts as stale, never as fresh.
+//! Reads git's history and the function's state. Writes `monitor.json` and one row of history, and sends a mail (in the local
+//! environment: writes it to the outbox) when the model is stale, once a day for the same reason. What cannot be known counts as
+//! stale, never as fresh. A mail that cannot be sent is kept beside the record and ends the command with exit code 1, after
+//! everything else is done.
 
-use std::fs::OpenOptions;
-use std::io::Write;
-use std::path::PathBuf;
+use std::fs::{self, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow, bail};
 use chrono::{DateTime, Duration, Utc};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use crate::config::Monitor;
+use crate::config::{CloudKind, Monitor};
 use crate::context::Context;
 use crate::git::{self, LastCommit};
 use crate::records::{Digests, Record, Stage};
 use crate::stages::deploy;
 use crate::terminal::{note, warning};
-use crate::{exit, github, heartbeat, paths, records};
+use crate::{exit, github, heartbeat, mail, paths};
 
 /// Options of `monitor`.
 #[derive(Args, Default)]
@@ -41,8 +43,32 @@ pub struct Content {
     /// Whether the deployed version answers the smoke tests as it should.
     pub healthy: bool,
     pub stale_after_days: u32,
-    /// The mail that was written, if one was due.
-    pub mail: Option<PathBuf>,
+    /// What became of the mail, if one was due.
+    pub mail: Option<Mail>,
+}
+
+/// The mail about a stale model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Mail {
+    pub outcome: Outcome,
+    /// Where it lies, relative to the clone: in the outbox, or beside the record if it was not sent.
+    pub file: Option<PathBuf>,
+    /// Why it was not sent.
+    pub reason: Option<String>,
+}
+
+/// What became of a mail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Laid into the embedded cloud's outbox.
+    Written,
+    /// Taken by the mail server.
+    Sent,
+    /// Not written again: the owners were told the same today.
+    AlreadyTold,
+    /// Due, but not delivered.
+    Unsent,
 }
 
 /// The age of something.
@@ -55,8 +81,8 @@ pub struct Staleness {
     pub reason: String,
 }
 
-const SUBJECT: &str = "Credit card approval ML model has not been updated in a week.";
-const BODY: &str = "It has been 7 days since the credit card approval ML model was updated. Please update the model.";
+/// The name of a mail that could not be sent, beside the record.
+const UNSENT: &str = "unsent-mail.eml";
 
 /// Runs the stage.
 pub fn run(context: &Context, options: &Options) -> Result<Record<Content>> {
@@ -90,20 +116,27 @@ pub fn run(context: &Context, options: &Options) -> Result<Record<Content>> {
 
     context.run_or_own()?;
     let work = context.begin(Stage::Monitor)?;
-    let model_stale = notebook.stale || deployed.stale;
-    let mail = if model_stale { Some(write_mail(context, config, now)?) } else { None };
-    let content = Content {
-        model_stale,
+    let mut content = Content {
+        model_stale: notebook.stale || deployed.stale,
         notebook,
         deployed,
         healthy,
         stale_after_days: config.stale_after_days,
-        mail: mail.as_ref().map(|path| path.strip_prefix(&context.root).unwrap_or(path).to_path_buf()),
+        mail: None,
     };
+    content.mail = tell_owners(context, &work.folder, &content, now)?;
     let record = work.finish(Digests::new(), &[], content)?;
     append_history(context, &record)?;
     report(&record)?;
-    if options.fail && (record.content.model_stale || !record.content.healthy) {
+    let content = &record.content;
+    if let Some(Mail { outcome: Outcome::Unsent, file, reason }) = &content.mail {
+        bail!(
+            "the model's owners were not told that it is stale: {}; the mail is kept in {}, and `cargo xtask monitor` tries again",
+            reason.as_deref().unwrap_or_default(),
+            file.as_deref().unwrap_or(Path::new("")).display()
+        );
+    }
+    if options.fail && (content.model_stale || !content.healthy) {
         return Err(exit::denied("the model is stale or does not answer"));
     }
     Ok(record)
@@ -142,18 +175,65 @@ fn lambda_date(text: &str) -> Option<DateTime<Utc>> {
     parsed.ok().map(|date| date.to_utc())
 }
 
-/// Writes the mail to the outbox, where the local environment keeps it.
-fn write_mail(context: &Context, config: &Monitor, now: DateTime<Utc>) -> Result<PathBuf> {
-    let name = now.format("%Y%m%dT%H%M%S%3fZ-model-stale.eml").to_string();
-    let path = paths::outbox(&context.root).join(name);
-    let text = format!(
-        "From: {}\r\nTo: {}\r\nSubject: {SUBJECT}\r\nDate: {}\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n{BODY}\r\n",
-        config.mail_from,
-        config.mail_to.join(", "),
-        now.to_rfc2822()
-    );
-    records::write_atomically(&path, text.as_bytes())?;
-    Ok(path)
+/// Sends the mail, if one is due. What keeps it from being sent is a part of the answer, not an error.
+fn tell_owners(context: &Context, folder: &Path, content: &Content, now: DateTime<Utc>) -> Result<Option<Mail>> {
+    let unsent = folder.join(UNSENT);
+    match fs::remove_file(&unsent) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("remove {}", unsent.display()));
+        }
+        _ => {}
+    }
+    let Monitor { mail_to, mail_from, .. } = &context.config.monitor;
+    if !content.model_stale || mail_to.is_empty() {
+        return Ok(None);
+    }
+    let history = fs::read_to_string(paths::monitor_history(&context.root)).unwrap_or_default();
+    if told_today(&history, &context.environment_name, content, now) {
+        return Ok(Some(Mail { outcome: Outcome::AlreadyTold, file: None, reason: None }));
+    }
+    let (subject, body) = words(content.stale_after_days);
+    let message = mail::message(mail_from, mail_to, &subject, body, now)?;
+    let keep = |path: &Path| -> Result<Option<PathBuf>> {
+        mail::write(path, &message)?;
+        Ok(Some(path.strip_prefix(&context.root).unwrap_or(path).to_path_buf()))
+    };
+    if context.environment.cloud == CloudKind::Embedded {
+        let file = keep(&mail::outbox_file(&context.root, now, "model-stale"))?;
+        return Ok(Some(Mail { outcome: Outcome::Written, file, reason: None }));
+    }
+    let sent = match &context.environment.mail {
+        Some(server) => mail::send(server, &message),
+        None => Err(anyhow!("pipeline.toml has no [environments.{}.mail]", context.environment_name)),
+    };
+    Ok(Some(match sent {
+        Ok(()) => Mail { outcome: Outcome::Sent, file: None, reason: None },
+        Err(error) => Mail { outcome: Outcome::Unsent, file: keep(&unsent)?, reason: Some(format!("{error:#}")) },
+    }))
+}
+
+/// Subject and text of the mail.
+fn words(days: u32) -> (String, String) {
+    let time = if days == 7 { "a week".to_string() } else { format!("{days} days") };
+    (
+        format!("Credit card approval ML model has not been updated in {time}."),
+        format!(
+            "It has been {days} days since the credit card approval ML model was updated. Please update the model."
+        ),
+    )
+}
+
+/// Whether the history has a mail of today (UTC) that said the same of this environment. Rows that are not understood said
+/// nothing: rather one mail too many than none.
+fn told_today(history: &str, environment: &str, content: &Content, now: DateTime<Utc>) -> bool {
+    history.lines().filter_map(|line| serde_json::from_str::<Record<Content>>(line).ok()).any(|row| {
+        let delivered = |mail: &Mail| matches!(mail.outcome, Outcome::Sent | Outcome::Written);
+        row.environment == environment
+            && row.finished_at.date_naive() == now.date_naive()
+            && row.content.notebook.stale == content.notebook.stale
+            && row.content.deployed.stale == content.deployed.stale
+            && row.content.mail.as_ref().is_some_and(delivered)
+    })
 }
 
 fn append_history(context: &Context, record: &Record<Content>) -> Result<()> {
@@ -178,8 +258,14 @@ fn report(record: &Record<Content>) -> Result<()> {
     } else {
         "the deployed version does not answer as it should"
     });
-    if let Some(mail) = &content.mail {
-        note(&format!("mail to the model's owners: {}", mail.display()));
+    match &content.mail {
+        None if content.model_stale => warning("nobody is told: mail_to in pipeline.toml is empty"),
+        None => {}
+        Some(Mail { outcome: Outcome::AlreadyTold, .. }) => note("the model's owners were told today"),
+        Some(Mail { outcome: Outcome::Sent, .. }) => note("mail to the model's owners sent"),
+        Some(Mail { file, .. }) => {
+            note(&format!("mail to the model's owners: {}", file.as_deref().unwrap_or(Path::new("")).display()));
+        }
     }
     github::output("model_stale", &content.model_stale.to_string())?;
     github::summary(&format!(
@@ -205,6 +291,58 @@ mod tests {
         assert!(!at(Duration::minutes(-5)), "a small difference of clocks");
         assert!(at(Duration::hours(-5)), "the future");
         assert!(staleness(None, now, &config(), "it").stale);
+    }
+
+    fn row(environment: &str, finished_at: DateTime<Utc>, deployed: bool, outcome: Option<Outcome>) -> Record<Content> {
+        let seen = |stale| Staleness { stale, changed_at: None, reason: String::new() };
+        Record {
+            schema: 1,
+            stage: Stage::Monitor,
+            run: "r".to_string(),
+            environment: environment.to_string(),
+            started_at: finished_at,
+            finished_at,
+            inputs: Digests::new(),
+            files: Digests::new(),
+            content: Content {
+                model_stale: true,
+                notebook: seen(true),
+                deployed: seen(deployed),
+                healthy: true,
+                stale_after_days: 7,
+                mail: outcome.map(|outcome| Mail { outcome, file: None, reason: None }),
+            },
+        }
+    }
+
+    #[test]
+    fn owners_are_told_once_a_day_and_again_when_something_else_is_stale() {
+        let noon: DateTime<Utc> = "2026-11-24T12:00:00Z".parse().unwrap();
+        let now = row("preprod", noon, false, None).content;
+        let told = |row: Record<Content>| {
+            let history = format!("\n{{}}\nnonsense\n{}\n", serde_json::to_string(&row).unwrap());
+            told_today(&history, "preprod", &now, noon)
+        };
+        let earlier = noon - Duration::hours(3);
+        assert!(told(row("preprod", earlier, false, Some(Outcome::Sent))));
+        assert!(told(row("preprod", earlier, false, Some(Outcome::Written))));
+        assert!(!told(row("preprod", earlier, true, Some(Outcome::Sent))), "something else was stale");
+        assert!(!told(row("production", earlier, false, Some(Outcome::Sent))), "another environment");
+        assert!(!told(row("preprod", noon - Duration::hours(13), false, Some(Outcome::Sent))), "yesterday");
+        for nothing in [None, Some(Outcome::Unsent), Some(Outcome::AlreadyTold)] {
+            assert!(!told(row("preprod", earlier, false, nothing)), "{nothing:?}");
+        }
+    }
+
+    #[test]
+    fn the_mail_says_how_long_it_has_been() {
+        let (subject, body) = words(7);
+        assert_eq!(subject, "Credit card approval ML model has not been updated in a week.");
+        assert_eq!(
+            body,
+            "It has been 7 days since the credit card approval ML model was updated. Please update the model."
+        );
+        assert!(words(30).0.ends_with("in 30 days.") && words(30).1.starts_with("It has been 30 days since"));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Test: the notebook's tests, the metrics of the very model in the image, and the parity of Python and Rust.
 //!
 //! Reads build.json and the image in the registry. Writes `test.json`, beside it `report.xml`, `metrics.json`,
-//! `model_metrics.html`, `shared_env_variables.txt` and `predictions.csv`. It only measures; the gate judges.
+//! `model_metrics.html`, `shared_env_variables.txt` and `predictions.csv`. It only measures; the gate judges. At the end the run is
+//! logged to MLflow.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,7 +19,7 @@ use crate::process::Program;
 use crate::records::{Digests, Record, Stage};
 use crate::stages::{build, deploy, scan};
 use crate::terminal::{note, warning};
-use crate::{digest, exit, github, image, tools};
+use crate::{digest, exit, github, image, tools, tracking};
 
 /// What was measured.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -65,6 +66,7 @@ pub fn run(context: &Context) -> Result<Record<Content>> {
     if let Some(record) = context.unchanged::<Content>(Stage::Test, &inputs) {
         context.skipped(Stage::Test);
         set_outputs(context, &record)?;
+        tracking::log(context, &build, &record);
         return Ok(record);
     }
     let work = context.begin(Stage::Test)?;
@@ -89,6 +91,8 @@ pub fn run(context: &Context) -> Result<Record<Content>> {
     let record = work.finish(inputs, &FILES, content)?;
     report(&record);
     set_outputs(context, &record)?;
+    // The record is whole by now: whatever happens to the tracking, the measuring is not done again.
+    tracking::log(context, &build, &record);
     Ok(record)
 }
 
