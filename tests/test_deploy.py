@@ -437,7 +437,8 @@ def test_reviewers_of_github_approve(world, github, tmp_path):
         assert "X-Amz-Signature" not in text and "secret-token" not in text
     assert requests.get(link, timeout=10).status_code == 200
     assert requests.get(link.split("?")[0], timeout=10).status_code == 403
-    assert requests.get(link.replace("Signature=", "Signature=0"), timeout=10).status_code == 403
+    forged = link[:-1] + ("0" if link[-1] != "0" else "1")
+    assert requests.get(forged, timeout=10).status_code == 403
     keys = {item["Key"] for item in world.cloud.client("s3").list_objects_v2(Bucket=link.split("/")[3])["Contents"]}
     assert not [key for key in keys if key.startswith("web/")]
 

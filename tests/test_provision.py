@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import boto3
 import pytest
 import requests
+from moto.iam.access_control import IAMPolicy, PermissionResult
 from pipeline_clone import Clone, Ended, xtask_program
 
 from cloud_support import ACCESS_KEY_ID, SECRET_ACCESS_KEY, Cloud, code
@@ -154,7 +155,7 @@ def test_dry_run_says_what_a_run_does_and_changes_nothing(account):
 @with_both
 def test_first_run_creates_and_the_second_has_nothing_to_do(account):
     first = account.run()
-    for kind in ("image repository", "bucket", "log group", "role", "identity provider"):
+    for kind in ("image repository", "bucket", "log group", "execution role", "deploy role", "monitor role", "identity provider"):
         assert f"created {kind}" in first.err
     ecr, iam, s3 = account.client("ecr"), account.client("iam"), account.client("s3")
     for repository in ecr.describe_repositories()["repositories"]:
@@ -252,7 +253,7 @@ def test_what_others_gave_a_role_is_named_and_left(account):
     more = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "sqs:SendMessage", "Resource": "*"}]}
     account.client("iam").put_role_policy(RoleName=FUNCTION, PolicyName="more", PolicyDocument=json.dumps(more))
     report = account.report()
-    assert actions(report)[f"role {FUNCTION}"] == "keep"
+    assert actions(report)[f"execution role {FUNCTION}"] == "keep"
     assert "has also the inline policy more" in details(report, "keep")
     refused = account.run("--destroy", "--yes", "preprod", expect=1)
     assert "nothing was removed" in refused.err and "the inline policy more: remove that first" in refused.err
@@ -334,7 +335,7 @@ def test_what_another_environment_uses_stays(account):
     removed = account.report("--destroy", "--yes", "preprod")
     kept = [name for name, action in actions(removed).items() if action == "keep"]
     assert kept == [
-        f"role {MONITOR_ROLE}", f"identity provider {ISSUER}", "image repository ccapproval-deploy", "image repository ccapproval",
+        f"monitor role {MONITOR_ROLE}", f"identity provider {ISSUER}", "image repository ccapproval-deploy", "image repository ccapproval",
     ]  # fmt: skip
     report = account.report(environment="production")
     assert set(actions(report).values()) == {"keep", "later"}, "production lost nothing"
@@ -365,11 +366,11 @@ def test_without_a_repository_github_is_left_out_with_a_note(account):
     with account.clone.edited("pipeline.toml", REPOSITORY, "owner/name"):
         report = account.report()
     skipped = [name for name, action in actions(report).items() if action == "skip"]
-    assert skipped == [f"identity provider {ISSUER}", f"role {DEPLOY_ROLE}", f"role {MONITOR_ROLE}"]
+    assert skipped == [f"identity provider {ISSUER}", f"deploy role {DEPLOY_ROLE}", f"monitor role {MONITOR_ROLE}"]
     assert "write your repository into [github] of pipeline.toml" in details(report, "skip")
     assert report["next_steps"] == []
     assert account.trust(FUNCTION), "the rest is there"
-    assert actions(account.report())[f"role {DEPLOY_ROLE}"] == "create"
+    assert actions(account.report())[f"deploy role {DEPLOY_ROLE}"] == "create"
 
 
 def test_what_is_left_to_the_owner_is_printed(account):
@@ -377,7 +378,8 @@ def test_what_is_left_to_the_owner_is_printed(account):
     role = f"arn:aws:iam::{account.number}:role/{FUNCTION}-production-deploy"
     assert f"gh variable set AWS_ROLE_ARN --repo {REPOSITORY} --env production --body {role}" in text
     assert f"gh variable set AWS_REGION --repo {REPOSITORY} --body us-east-1" in text
-    assert f"repos/{REPOSITORY}/environments/production" in text and "reviewers" in text
+    assert f"repos/{REPOSITORY}/environments/production/deployment-branch-policies -f name=main" in text
+    assert "reviewers" in text
     assert "reviewers" not in account.run("--dry-run").out
 
 
@@ -385,7 +387,7 @@ def test_ids_in_the_subject_are_trusted_where_named(account):
     subject = f'repository = "{REPOSITORY}"\nsubject = "repo:team@12/models@34"'
     account.run()
     with account.clone.edited("pipeline.toml", f'repository = "{REPOSITORY}"', subject):
-        assert actions(account.report())[f"role {DEPLOY_ROLE}"] == "update"
+        assert actions(account.report())[f"deploy role {DEPLOY_ROLE}"] == "update"
         condition = account.trust(DEPLOY_ROLE)["Statement"][0]["Condition"]["StringEquals"]
     assert condition[f"{ISSUER}:sub"] == "repo:team@12/models@34:environment:preprod"
 
@@ -421,6 +423,57 @@ def test_roles_are_sound_policies_by_another_judge(account):
     policy = json.dumps(roles[DEPLOY_ROLE][1])
     assert findings(json.loads(policy.replace("ecr:PutImage", "ecr:PutImages")))
     assert findings(json.loads(policy.replace("iam:PassRole", "s3:GetObject")))
+
+
+def test_what_each_role_may_do_by_another_judge(account):
+    account.run()
+    account.run(environment="production")
+    roles = account.contents()["roles"]
+    function, production = (f"arn:aws:lambda:us-east-1:{account.number}:function:{name}" for name in (FUNCTION, f"{FUNCTION}-production"))
+    repository, bucket = f"arn:aws:ecr:us-east-1:{account.number}:repository", f"arn:aws:s3:::{account.bucket}"
+    role, group = f"arn:aws:iam::{account.number}:role", f"arn:aws:logs:us-east-1:{account.number}:log-group:/aws/lambda"
+    questions = {
+        DEPLOY_ROLE: [
+            (True, "ecr:PutImage", f"{repository}/ccapproval-deploy"),
+            (False, "ecr:PutImage", f"{repository}/another"),
+            (False, "ecr:BatchDeleteImage", f"{repository}/ccapproval-deploy"),
+            (True, "s3:PutObject", f"{bucket}/web/index.html"),
+            (True, "s3:PutObject", f"{bucket}/harness/output/run-1/model_metrics.html"),
+            (False, "s3:PutObject", f"{bucket}/private"),
+            (False, "s3:PutObject", f"arn:aws:s3:::mlopswebapp-production-{account.number}/web/index.html"),
+            (False, "s3:PutBucketPolicy", bucket),
+            (True, "lambda:UpdateAlias", function),
+            (True, "lambda:InvokeFunction", f"{function}:1"),
+            (False, "lambda:UpdateAlias", production),
+            (False, "lambda:DeleteFunction", function),
+            (True, "iam:PassRole", f"{role}/{FUNCTION}"),
+            (False, "iam:PassRole", f"{role}/{DEPLOY_ROLE}"),
+            (False, "iam:PutRolePolicy", f"{role}/{DEPLOY_ROLE}"),
+        ],
+        f"{FUNCTION}-production-deploy": [
+            (True, "ecr:BatchGetImage", f"{repository}/ccapproval-deploy"),
+            (False, "ecr:PutImage", f"{repository}/ccapproval-deploy"),
+            (True, "lambda:UpdateAlias", production),
+            (False, "lambda:UpdateAlias", function),
+        ],
+        MONITOR_ROLE: [
+            (True, "lambda:InvokeFunction", f"{function}:1"),
+            (True, "lambda:InvokeFunction", f"{production}:1"),
+            (False, "lambda:UpdateAlias", function),
+            (False, "s3:GetObject", f"{bucket}/web/index.html"),
+        ],
+        FUNCTION: [
+            (True, "logs:PutLogEvents", f"{group}/{FUNCTION}:log-stream:x"),
+            (False, "logs:PutLogEvents", f"{group}/{FUNCTION}-production:log-stream:x"),
+            (False, "logs:CreateLogGroup", f"{group}/{FUNCTION}"),
+            (False, "s3:GetObject", f"{bucket}/web/index.html"),
+        ],
+    }
+    for name, asked in questions.items():
+        policy = IAMPolicy(json.dumps(roles[name][1]))
+        for permitted, action, resource in asked:
+            answer = policy.is_action_permitted(action, resource) == PermissionResult.PERMITTED
+            assert answer == permitted, f"{name}: {action} on {resource}"
 
 
 def test_the_function_follows_pipeline_toml(account, cloud, echo_image):

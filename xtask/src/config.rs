@@ -337,6 +337,7 @@ pub fn parse(text: &str) -> Result<Config> {
     }
     for (name, environment) in &config.environments {
         check_promotion(&config, name, environment)?;
+        check_own_names(&config, name, environment)?;
         check_mail(environment).with_context(|| format!("[environments.{name}.mail]"))?;
     }
     for address in config.monitor.mail_to.iter().chain([&config.monitor.mail_from]) {
@@ -378,6 +379,22 @@ fn check_mail(environment: &Environment) -> Result<()> {
             "mail to {} must be encrypted: write `tls = \"starttls\"` or `tls = \"implicit\"`; only loopback may do without",
             server.host
         );
+    }
+    Ok(())
+}
+
+/// What is set up for one environment would be set up differently for the next, and removed with the first.
+fn check_own_names(config: &Config, name: &str, environment: &Environment) -> Result<()> {
+    let place = |environment: &Environment| (environment.cloud, environment.account.clone());
+    for (other_name, other) in config.environments.iter().filter(|(_, other)| place(other) == place(environment)) {
+        if name >= other_name.as_str() {
+            continue;
+        }
+        let roles = |environment: &Environment| [Some(environment.role.clone()), environment.deploy_role.clone()];
+        let shared = roles(environment).into_iter().flatten().find(|role| roles(other).contains(&Some(role.clone())));
+        if let Some(role) = shared {
+            bail!("environments `{name}` and `{other_name}` both name the role `{role}`: each needs its own");
+        }
     }
     Ok(())
 }
@@ -462,6 +479,8 @@ mod tests {
         assert!(format!("{:#}", parse(&unknown).unwrap_err()).contains("environment `production`: rollout: `Canary`"));
         let elsewhere = SHIPPED.replacen("promotes = \"preprod\"", "promotes = \"local\"", 1);
         assert!(parse(&elsewhere).unwrap_err().to_string().contains("promotes `local`"));
+        let shared = SHIPPED.replace("lambda-production-deploy", "lambda-deploy");
+        assert!(parse(&shared).unwrap_err().to_string().contains("both name the role"));
         let retention = SHIPPED.replacen("log_retention_days = 30", "log_retention_days = 31", 1);
         assert!(parse(&retention).unwrap_err().to_string().contains("31 days"));
         let doubled = SHIPPED.replace("Security Policy Set", "Credit Card Approval Policy Set");

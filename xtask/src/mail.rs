@@ -60,6 +60,13 @@ pub fn outbox_file(root: &Path, now: DateTime<Utc>, name: &str) -> PathBuf {
     paths::outbox(root).join(format!("{}-{name}.eml", now.format("%Y%m%dT%H%M%S%3fZ")))
 }
 
+/// Whether everything is there that sending needs on this side.
+pub fn check(server: &MailServer) -> Result<()> {
+    encryption(server)?;
+    credentials(server)?;
+    Ok(())
+}
+
 /// Sends a message by SMTP.
 ///
 /// # Errors

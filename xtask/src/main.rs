@@ -17,6 +17,7 @@ mod config;
 mod context;
 mod dependencies;
 mod digest;
+mod doctor;
 mod exit;
 mod function;
 mod git;
@@ -108,6 +109,8 @@ enum Command {
     Status,
     /// The project's own tests, from formatting to the whole pipeline in a fresh clone.
     Check(check::Options),
+    /// Say what the environment needs, what of it is missing, and which command brings it.
+    Doctor,
     /// Measure against a peer in the same run.
     Bench {
         /// What to measure.
@@ -150,6 +153,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Provision(options) => provision::run(&context, &options),
         Command::Status => status::run(&context),
         Command::Check(options) => check::run(&context, &options),
+        Command::Doctor => doctor::run(&context),
         Command::Bench { name } => bench::run(&context.root, &name, context.json),
     }
 }

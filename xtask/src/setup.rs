@@ -10,8 +10,7 @@ use crate::{terminal, tools};
 pub fn run(context: &Context) -> Result<()> {
     let environment = tools::python_environment(&context.root, &context.config.model.directory)?;
     let target = context.config.inference.architecture.rust_target();
-    let library = duct::cmd("rustc", ["--print", "target-libdir", "--target", target]).stderr_null().read();
-    let installed = library.is_ok_and(|folder| std::path::Path::new(folder.trim()).is_dir());
+    let installed = has_rust_target(target);
     if !installed {
         terminal::warning(&format!("the Rust target {target} is missing: `rustup target add {target}`"));
     }
@@ -25,4 +24,10 @@ pub fn run(context: &Context) -> Result<()> {
         println!("next: `cargo xtask pipeline`, then `cargo xtask local`");
     }
     Ok(())
+}
+
+/// Whether the standard library is there for a target.
+pub fn has_rust_target(target: &str) -> bool {
+    let library = duct::cmd("rustc", ["--print", "target-libdir", "--target", target]).stderr_null().read();
+    library.is_ok_and(|folder| std::path::Path::new(folder.trim()).is_dir())
 }

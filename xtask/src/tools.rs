@@ -19,7 +19,7 @@ const PYTHON_MINIMUM: (u32, u32) = (3, 11);
 ///
 /// # Errors
 /// None is there, or all are too old; the message says what was found.
-fn python() -> Result<PathBuf> {
+pub fn python() -> Result<PathBuf> {
     let asked = std::env::var_os("PYTHON").map(PathBuf::from);
     let candidates = match &asked {
         Some(asked) => vec![asked.clone()],
@@ -103,16 +103,8 @@ pub struct Environment {
 /// No Python, no network for the first installation, or a lock that does not fit pyproject.toml.
 pub fn python_environment(root: &Path, directory: &Path) -> Result<Environment> {
     let project = root.join(directory);
-    let stamp_path = project.join(".venv/.locked");
-    let environment =
-        Environment { python: project.join(".venv/bin/python"), bytecode: paths::tools(root).join("bytecode") };
-    let stamp = || -> Result<String> {
-        let lock = digest::of_file(&project.join("uv.lock"))?;
-        let manifest = digest::of_file(&project.join("pyproject.toml"))?;
-        Ok(format!("{lock} {manifest} {}", project.display()))
-    };
-    let wanted = stamp()?;
-    if environment.python.exists() && fs::read_to_string(&stamp_path).is_ok_and(|found| found == wanted) {
+    let environment = Environment { python: interpreter(&project), bytecode: paths::tools(root).join("bytecode") };
+    if is_installed(root, directory)? {
         return Ok(environment);
     }
     let uv = uv(root)?;
@@ -128,8 +120,28 @@ pub fn python_environment(root: &Path, directory: &Path) -> Result<Environment> 
         .env_remove("VIRTUAL_ENV")
         .run(&log)
         .context("the first run needs the network to install locked packages: connect and run `cargo xtask setup`")?;
-    records::write_atomically(&stamp_path, wanted.as_bytes())?;
+    records::write_atomically(&project.join(STAMP), stamp(&project)?.as_bytes())?;
     Ok(environment)
+}
+
+/// Names, in a uv project, the lock that its `.venv` was brought to.
+const STAMP: &str = ".venv/.locked";
+
+/// Whether the `.venv` of the uv project in `directory` is what its uv.lock says.
+pub fn is_installed(root: &Path, directory: &Path) -> Result<bool> {
+    let project = root.join(directory);
+    let wanted = stamp(&project)?;
+    Ok(interpreter(&project).exists() && fs::read_to_string(project.join(STAMP)).is_ok_and(|found| found == wanted))
+}
+
+fn stamp(project: &Path) -> Result<String> {
+    let lock = digest::of_file(&project.join("uv.lock"))?;
+    let manifest = digest::of_file(&project.join("pyproject.toml"))?;
+    Ok(format!("{lock} {manifest} {}", project.display()))
+}
+
+fn interpreter(project: &Path) -> PathBuf {
+    project.join(".venv/bin/python")
 }
 
 impl Environment {

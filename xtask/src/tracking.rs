@@ -72,10 +72,17 @@ pub fn log(context: &Context, build: &Record<build::Content>, test: &Record<test
     }
 }
 
+/// Where runs are logged: the server, without credentials, or the local store.
+pub fn destination(root: &Path) -> String {
+    match std::env::var(SERVER) {
+        Ok(server) if !server.is_empty() => without_credentials(&server),
+        _ => paths::tracking(root).display().to_string(),
+    }
+}
+
 fn log_to(context: &Context, folder: &Path, tags: BTreeMap<String, String>) -> Result<()> {
     let store = paths::tracking(&context.root);
-    let server = std::env::var(SERVER).ok().filter(|server| !server.is_empty());
-    let destination = server.map_or_else(|| store.display().to_string(), |server| without_credentials(&server));
+    let destination = destination(&context.root);
     let path = folder.join(FILE);
     if is_logged(&path, &destination, &tags) {
         return Ok(());
@@ -121,9 +128,11 @@ fn run_python(context: &Context, folder: &Path, store: &Path, tags: &BTreeMap<St
         .args(tags.iter().flat_map(|(name, value)| ["--tag".to_string(), format!("{name}={value}")]))
         .limit(LIMIT)
         .run_to_end(&folder.join("logs/tracking.log"))?;
-    if ended.code != Some(0) {
-        let last = process::tail(&ended.log, 1);
-        bail!("{}", last.trim().trim_start_matches("error: "));
+    match ended.code {
+        Some(0) => {}
+        // The program explains itself in its last line.
+        Some(_) => bail!("{}", process::tail(&ended.log, 1).trim().trim_start_matches("error: ")),
+        None => bail!("the tracking program was stopped by a signal; its output is in {}", ended.log.display()),
     }
     let text = fs::read(answer.path()).context("read the answer of the tracking program")?;
     serde_json::from_slice(&text).context("understand the answer of the tracking program")

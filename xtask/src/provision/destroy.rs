@@ -49,7 +49,7 @@ fn confirm(work: &Work<'_>, plan: &[Resource]) -> Result<()> {
     }
     eprintln!("This removes, for good:");
     for resource in plan.iter().filter(|resource| resource.action == Action::Delete) {
-        eprintln!("  {} {}", resource.kind, resource.name);
+        eprintln!("  {} {} {}", resource.kind, resource.name, resource.details.join(", "));
     }
     eprint!("Type the environment's name, {name}, to go on: ");
     std::io::stderr().flush().context("ask for the environment's name")?;
@@ -80,14 +80,17 @@ async fn remove_all(work: &Work<'_>, force: bool) -> Result<Vec<Resource>> {
     let users = users(work, |other| other.bucket == environment.bucket).await?;
     keep(remove_bucket(work, &users, force).await?);
     for name in [&environment.inference_repository, &environment.training_repository] {
-        let names = |other: &Environment| [&other.inference_repository, &other.training_repository].contains(&name);
+        let names = |other: &Environment| {
+            other.region == environment.region
+                && [&other.inference_repository, &other.training_repository].contains(&name)
+        };
         let users = self::users(work, names).await?;
         keep(repositories::remove(work, name, &users, force).await?);
     }
     Ok(resources)
 }
 
-/// The other environments of pipeline.toml in the same account and region that use something and are set up: their function
+/// The other environments of pipeline.toml in the same account that use something and are set up: their function
 /// has its role.
 async fn users(work: &Work<'_>, uses: impl Fn(&Environment) -> bool) -> Result<Vec<String>> {
     let mut users = Vec::new();
@@ -111,7 +114,7 @@ async fn remove_bucket(work: &Work<'_>, users: &[String], force: bool) -> Result
         return Ok(Resource::new(KIND, bucket, Action::Keep, vec![format!("{} uses it, too", users.join(", "))]));
     }
     let objects = !page(work, bucket).await?.is_empty();
-    let details = if objects { vec!["has objects; --force removes them".to_string()] } else { Vec::new() };
+    let details = if objects { vec!["has objects, which only --force removes".to_string()] } else { Vec::new() };
     let action = if objects && !force { Action::Refuse } else { Action::Delete };
     let resource = Resource::new(KIND, bucket, action, details);
     if work.touches(&resource) {

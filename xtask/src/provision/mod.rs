@@ -203,7 +203,9 @@ fn without_github(context: &Context) -> Option<&'static str> {
     }
     match &context.config.github {
         None => Some("pipeline.toml has no [github] with the repository's name"),
-        Some(github) if github.is_unnamed() => Some("write your repository into [github] of pipeline.toml, then again"),
+        Some(github) if github.is_unnamed() => {
+            Some("write your repository into [github] of pipeline.toml and run this again")
+        }
         Some(_) => None,
     }
 }
@@ -213,11 +215,11 @@ fn github_environment(context: &Context) -> &str {
     context.environment.github_environment.as_deref().unwrap_or(&context.environment_name)
 }
 
-/// The environments of pipeline.toml in the same account and region, this one included.
+/// The environments of pipeline.toml in the same account, this one included.
 fn neighbours(context: &Context) -> impl Iterator<Item = (&str, &Environment)> {
-    let Environment { cloud, account, region, .. } = &context.environment;
+    let Environment { cloud, account, .. } = &context.environment;
     let all = context.config.environments.iter();
-    let near = all.filter(move |(_, other)| (&other.cloud, &other.account, &other.region) == (cloud, account, region));
+    let near = all.filter(move |(_, other)| (&other.cloud, &other.account) == (cloud, account));
     near.map(|(name, other)| (name.as_str(), other))
 }
 
@@ -231,25 +233,32 @@ fn next_steps(context: &Context) -> Vec<String> {
     let repository = &github.repository;
     // The roles trust an environment of GitHub: which branches and people get that far is for GitHub to keep.
     let protect = |name: &str, approval: bool| {
-        let mut rules = "-F 'deployment_branch_policy[protected_branches]=true' \
-                         -F 'deployment_branch_policy[custom_branch_policies]=false'"
-            .to_string();
-        if approval {
-            rules.push_str(
+        let environment = format!("repos/{repository}/environments/{name}");
+        let reviewers = match approval {
+            true => {
                 " -F prevent_self_review=true -F 'reviewers[][type]=User' \
-                 -F \"reviewers[][id]=$(gh api users/REVIEWER --jq .id)\"",
-            );
-        }
-        format!("gh api --method PUT repos/{repository}/environments/{name} {rules}")
+                 -F \"reviewers[][id]=$(gh api users/REVIEWER --jq .id)\""
+            }
+            false => "",
+        };
+        [
+            format!(
+                "gh api --method PUT {environment} -F 'deployment_branch_policy[protected_branches]=false' \
+                 -F 'deployment_branch_policy[custom_branch_policies]=true'{reviewers}"
+            ),
+            format!("gh api --method POST {environment}/deployment-branch-policies -f name=main"),
+        ]
     };
     let variable = |name: &str, role: &str| {
         let arn = environment.arn_of_role(role);
         format!("gh variable set AWS_ROLE_ARN --repo {repository} --env {name} --body {arn}")
     };
     let name = github_environment(context);
-    let mut steps = vec![protect(name, environment.approval), variable(name, role)];
+    let mut steps = Vec::from(protect(name, environment.approval));
+    steps.push(variable(name, role));
     if let Some(job) = &github.monitor {
-        steps.extend([protect(&job.environment, false), variable(&job.environment, &job.role)]);
+        steps.extend(protect(&job.environment, false));
+        steps.push(variable(&job.environment, &job.role));
     }
     steps.push(format!("gh variable set AWS_REGION --repo {repository} --body {}", environment.region));
     steps

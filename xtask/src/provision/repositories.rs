@@ -106,8 +106,11 @@ pub async fn remove(work: &Work<'_>, name: &str, users: &[String], force: bool) 
     }
     let listed = work.cloud.ecr.list_images().repository_name(name).send().await.map_err(service_error);
     let images = listed.with_context(|| format!("list the images of `{name}`"))?.image_ids().len();
-    let details =
-        if images > 0 { vec![format!("has images ({images} or more); --force removes them")] } else { Vec::new() };
+    let details = if images > 0 {
+        vec![format!("has images ({images} or more), which only --force removes")]
+    } else {
+        Vec::new()
+    };
     let action = if images > 0 && !force { Action::Refuse } else { Action::Delete };
     let resource = Resource::new(KIND, name, action, details);
     if work.touches(&resource) {

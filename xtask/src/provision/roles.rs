@@ -9,16 +9,26 @@ use crate::account::{IAM, text_of, texts_of, unless};
 use crate::config::CloudKind;
 use crate::iam_document;
 
-const ROLE: &str = "role";
+/// What a role is for.
+struct Purpose {
+    kind: &'static str,
+    /// Name of its one inline policy.
+    policy: &'static str,
+}
+
+const EXECUTION: Purpose = Purpose { kind: "execution role", policy: "write-own-log" };
+const DEPLOY: Purpose = Purpose { kind: "deploy role", policy: "deploy" };
+const MONITOR: Purpose = Purpose { kind: "monitor role", policy: "monitor" };
+
 const PROVIDER: &str = "identity provider";
 
 /// A role as it should be.
 struct Role {
+    purpose: Purpose,
     name: String,
     description: String,
     trust: Value,
-    /// Its one inline policy: name and document.
-    policy: (&'static str, Value),
+    permissions: Value,
 }
 
 /// A role as it is.
@@ -34,59 +44,59 @@ struct Found {
 pub async fn ensure_execution(work: &Work<'_>) -> Result<Resource> {
     let environment = work.environment();
     let wanted = Role {
+        purpose: EXECUTION,
         name: environment.role.clone(),
         description: format!("What the function {} runs as", environment.function),
         trust: policies::execution_trust(environment),
-        policy: (EXECUTION_POLICY, policies::execution_permissions(environment)),
+        permissions: policies::execution_permissions(environment),
     };
     ensure(work, &wanted).await
 }
-
-const EXECUTION_POLICY: &str = "write-own-log";
-const DEPLOY_POLICY: &str = "deploy";
-const MONITOR_POLICY: &str = "monitor";
 
 /// The role that the workflows deploy with.
 pub async fn ensure_deploy(work: &Work<'_>) -> Result<Resource> {
     let environment = work.environment();
     let name = environment.deploy_role.as_deref().unwrap_or_default();
-    let policy = (DEPLOY_POLICY, policies::deploy_permissions(environment));
-    ensure_for_jobs(work, name, github_environment(work.context), policy).await
+    let permissions = policies::deploy_permissions(environment);
+    ensure_for_jobs(work, DEPLOY, name, github_environment(work.context), permissions).await
 }
 
 /// The role that the workflows monitor all environments of the account with.
 pub async fn ensure_monitor(work: &Work<'_>) -> Result<Resource> {
     let Some(job) = work.context.config.github.as_ref().and_then(|github| github.monitor.as_ref()) else {
-        return Ok(Resource::skipped(ROLE, "", "[github] of pipeline.toml names no monitor"));
+        return Ok(Resource::skipped(MONITOR.kind, "", "[github] of pipeline.toml names no monitor"));
     };
     let environments = neighbours(work.context).map(|(_, environment)| environment);
-    let policy = (MONITOR_POLICY, policies::monitor_permissions(environments));
-    ensure_for_jobs(work, &job.role, &job.environment, policy).await
+    let permissions = policies::monitor_permissions(environments);
+    ensure_for_jobs(work, MONITOR, &job.role, &job.environment, permissions).await
 }
 
 /// A role that jobs of one environment of GitHub may take.
 async fn ensure_for_jobs(
     work: &Work<'_>,
+    purpose: Purpose,
     name: &str,
     github_environment: &str,
-    policy: (&'static str, Value),
+    permissions: Value,
 ) -> Result<Resource> {
     if let Some(reason) = without_github(work.context) {
-        return Ok(Resource::skipped(ROLE, name, reason));
+        return Ok(Resource::skipped(purpose.kind, name, reason));
     }
     let github = work.context.config.github.as_ref().context("pipeline.toml has no [github]")?;
     let wanted = Role {
+        purpose,
         name: name.to_string(),
         description: format!("For jobs of environment {github_environment} of {}", github.repository),
         trust: policies::github_trust(work.environment(), github, github_environment),
-        policy,
+        permissions,
     };
     ensure(work, &wanted).await
 }
 
 async fn ensure(work: &Work<'_>, wanted: &Role) -> Result<Resource> {
-    let found = describe(work, &wanted.name, wanted.policy.0).await?;
-    let mut resource = Resource::compared(ROLE, &wanted.name, found.as_ref().map(|found| differences(found, wanted)));
+    let found = describe(work, &wanted.purpose, &wanted.name).await?;
+    let differences = found.as_ref().map(|found| differences(found, wanted));
+    let mut resource = Resource::compared(wanted.purpose.kind, &wanted.name, differences);
     if work.touches(&resource) {
         set(work, found.as_ref(), wanted).await.with_context(|| format!("set up the role {}", wanted.name))?;
     }
@@ -100,16 +110,17 @@ fn differences(found: &Found, wanted: &Role) -> Vec<String> {
     let trust = iam_document::differences(&found.trust, &wanted.trust);
     let mut differences: Vec<_> = trust.into_iter().map(|line| format!("trust: {line}")).collect();
     match &found.policy {
-        None => differences.push(format!("policy {} is missing", wanted.policy.0)),
+        None => differences.push(format!("policy {} is missing", wanted.purpose.policy)),
         Some(policy) => {
-            let lines = iam_document::differences(policy, &wanted.policy.1);
-            differences.extend(lines.into_iter().map(|line| format!("policy {}: {line}", wanted.policy.0)));
+            let lines = iam_document::differences(policy, &wanted.permissions);
+            differences.extend(lines.into_iter().map(|line| format!("policy {}: {line}", wanted.purpose.policy)));
         }
     }
     differences
 }
 
-async fn describe(work: &Work<'_>, name: &str, policy: &str) -> Result<Option<Found>> {
+async fn describe(work: &Work<'_>, purpose: &Purpose, name: &str) -> Result<Option<Found>> {
+    let policy = purpose.policy;
     let role = [("RoleName", name)];
     let Some(answer) = unless(work.cloud.query(&IAM, "GetRole", &role).await, "NoSuchEntity")? else {
         return Ok(None);
@@ -139,7 +150,7 @@ fn document(answer: &str, element: &str) -> Result<Value> {
 
 async fn set(work: &Work<'_>, found: Option<&Found>, wanted: &Role) -> Result<()> {
     let name = ("RoleName", wanted.name.as_str());
-    let (trust, policy) = (wanted.trust.to_string(), wanted.policy.1.to_string());
+    let (trust, permissions) = (wanted.trust.to_string(), wanted.permissions.to_string());
     let create = [name, ("AssumeRolePolicyDocument", trust.as_str()), ("Description", wanted.description.as_str())];
     let made = match found {
         // It is there already where a first call worked and its answer was lost.
@@ -149,7 +160,7 @@ async fn set(work: &Work<'_>, found: Option<&Found>, wanted: &Role) -> Result<()
     if !made {
         work.cloud.query(&IAM, "UpdateAssumeRolePolicy", &[name, ("PolicyDocument", trust.as_str())]).await?;
     }
-    let parameters = [name, ("PolicyName", wanted.policy.0), ("PolicyDocument", policy.as_str())];
+    let parameters = [name, ("PolicyName", wanted.purpose.policy), ("PolicyDocument", permissions.as_str())];
     work.cloud.query(&IAM, "PutRolePolicy", &parameters).await?;
     Ok(())
 }
@@ -199,14 +210,14 @@ pub async fn exists(work: &Work<'_>, name: &str) -> Result<bool> {
 
 /// Removes the role that the function runs as.
 pub async fn remove_execution(work: &Work<'_>) -> Result<Resource> {
-    remove(work, &work.environment().role, EXECUTION_POLICY).await
+    remove(work, &EXECUTION, &work.environment().role).await
 }
 
 /// Removes the role that the workflows deploy with.
 pub async fn remove_deploy(work: &Work<'_>) -> Result<Resource> {
     match &work.environment().deploy_role {
-        Some(name) if work.environment().cloud == CloudKind::Aws => remove(work, name, DEPLOY_POLICY).await,
-        name => Ok(Resource::skipped(ROLE, name.as_deref().unwrap_or_default(), "this environment has none")),
+        Some(name) if work.environment().cloud == CloudKind::Aws => remove(work, &DEPLOY, name).await,
+        name => Ok(Resource::skipped(DEPLOY.kind, name.as_deref().unwrap_or_default(), "this environment has none")),
     }
 }
 
@@ -217,23 +228,24 @@ pub async fn remove_monitor(work: &Work<'_>, users: &[String]) -> Result<Resourc
         Some(job) if work.environment().cloud == CloudKind::Aws => {
             if !users.is_empty() && exists(work, &job.role).await? {
                 let details = vec![format!("{} uses it, too", users.join(", "))];
-                return Ok(Resource::new(ROLE, &job.role, Action::Keep, details));
+                return Ok(Resource::new(MONITOR.kind, &job.role, Action::Keep, details));
             }
-            remove(work, &job.role, MONITOR_POLICY).await
+            remove(work, &MONITOR, &job.role).await
         }
-        job => Ok(Resource::skipped(ROLE, job.map_or("", |job| &job.role), "this environment has none")),
+        job => Ok(Resource::skipped(MONITOR.kind, job.map_or("", |job| &job.role), "this environment has none")),
     }
 }
 
-async fn remove(work: &Work<'_>, name: &str, policy: &str) -> Result<Resource> {
-    let Some(found) = describe(work, name, policy).await? else {
-        return Ok(Resource::skipped(ROLE, name, "is not there"));
+async fn remove(work: &Work<'_>, purpose: &Purpose, name: &str) -> Result<Resource> {
+    let (kind, policy) = (purpose.kind, purpose.policy);
+    let Some(found) = describe(work, purpose, name).await? else {
+        return Ok(Resource::skipped(kind, name, "is not there"));
     };
     if !found.others.is_empty() {
         let details = found.others.iter().map(|other| format!("has also {other}: remove that first")).collect();
-        return Ok(Resource::new(ROLE, name, Action::Refuse, details));
+        return Ok(Resource::new(kind, name, Action::Refuse, details));
     }
-    let resource = Resource::new(ROLE, name, Action::Delete, Vec::new());
+    let resource = Resource::new(kind, name, Action::Delete, Vec::new());
     if work.touches(&resource) {
         if found.policy.is_some() {
             let parameters = [("RoleName", name), ("PolicyName", policy)];

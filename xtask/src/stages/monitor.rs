@@ -263,7 +263,9 @@ fn report(record: &Record<Content>) -> Result<()> {
         None => {}
         Some(Mail { outcome: Outcome::AlreadyTold, .. }) => note("the model's owners were told today"),
         Some(Mail { outcome: Outcome::Sent, .. }) => note("mail to the model's owners sent"),
-        Some(Mail { file, .. }) => {
+        // The error that ends the command says all about it.
+        Some(Mail { outcome: Outcome::Unsent, .. }) => {}
+        Some(Mail { outcome: Outcome::Written, file, .. }) => {
             note(&format!("mail to the model's owners: {}", file.as_deref().unwrap_or(Path::new("")).display()));
         }
     }
