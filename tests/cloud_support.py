@@ -6,6 +6,8 @@ import hashlib
 import io
 import json
 import os
+import platform
+import socket
 import subprocess
 import sys
 import tarfile
@@ -143,6 +145,17 @@ class Cloud:
         raise AssertionError(f"{function} did not settle")
 
 
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def machine() -> str:
+    """This machine's architecture, as images name it."""
+    return {"aarch64": "arm64", "arm64": "arm64"}.get(platform.machine(), "amd64")
+
+
 def sha256(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
@@ -204,6 +217,26 @@ def build_image(layers: list[bytes], architecture: str = "amd64", history: bool 
         "layers": descriptors,
     }
     return Image(json.dumps(manifest).encode(), blobs)
+
+
+def accept_any_image(folder: Path) -> Path:
+    """A policy of signatures that asks for none, for skopeo and podman."""
+    policy = folder / "policy.json"
+    policy.write_text(json.dumps({"default": [{"type": "insecureAcceptAnything"}]}))
+    return policy
+
+
+def skopeo_in(folder: Path):
+    """Runs skopeo with its files in `folder`; gives what it printed, or with `check=False` how it ended."""
+    policy = accept_any_image(folder)
+
+    def run(command: str, *arguments: str, check: bool = True):
+        line = ["skopeo", "--policy", str(policy), "--tmpdir", str(folder), command, *arguments]
+        result = subprocess.run(line, capture_output=True, text=True, timeout=120)
+        assert not check or result.returncode == 0, result.stderr
+        return result if not check else result.stdout
+
+    return run
 
 
 def code(call, *arguments, **keywords) -> tuple[str, int]:

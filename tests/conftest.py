@@ -1,12 +1,13 @@
-"""Fixtures: the embedded cloud on a free port with state of its own, and an image whose program speaks the Runtime API."""
+"""Fixtures: the embedded cloud on a free port with state of its own, an image whose program speaks the Runtime API, and a clone
+with a deployed model."""
 
-import platform
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from cloud_support import Cloud, Image, build_image, built_programs, layer
+from cloud_support import Cloud, Image, build_image, built_programs, layer, machine
+from pipeline_clone import Clone
 
 
 @pytest.fixture(scope="session")
@@ -22,12 +23,16 @@ def cloud(programs: dict[str, Path], tmp_path: Path) -> Iterator[Cloud]:
 
 
 @pytest.fixture(scope="session")
+def clone() -> Clone:
+    """A fresh clone after its first `cargo xtask pipeline`."""
+    clone = Clone("clone")
+    clone.first = clone.xtask("pipeline", "--json")
+    return clone
+
+
+@pytest.fixture(scope="session")
 def echo_layer(programs: dict[str, Path]) -> bytes:
     return layer({"var/task/bootstrap": (programs["echo_runtime"].read_bytes(), 0o755)})
-
-
-def machine() -> str:
-    return {"aarch64": "arm64", "arm64": "arm64"}.get(platform.machine(), "amd64")
 
 
 @pytest.fixture(scope="session")

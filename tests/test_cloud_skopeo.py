@@ -4,12 +4,11 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from cloud_support import Cloud, build_image, layer
+from cloud_support import Cloud, build_image, layer, skopeo_in
 
 SKOPEO = shutil.which("skopeo")
 NOT_RUN = "not run: skopeo is not installed"
@@ -21,16 +20,7 @@ if SKOPEO is None and os.environ.get("CI") != "true":
 @pytest.fixture
 def skopeo(cloud: Cloud, tmp_path: Path):
     assert SKOPEO, f"{NOT_RUN}, and CI asks for it"
-    policy = tmp_path / "policy.json"
-    policy.write_text(json.dumps({"default": [{"type": "insecureAcceptAnything"}]}))
-
-    def run(command: str, *arguments: str, check: bool = True):
-        line = [SKOPEO, "--policy", str(policy), "--tmpdir", str(tmp_path), command, *arguments]
-        result = subprocess.run(line, capture_output=True, text=True, timeout=120)
-        assert not check or result.returncode == 0, result.stderr
-        return result if not check else result.stdout
-
-    return run
+    return skopeo_in(tmp_path)
 
 
 @pytest.fixture

@@ -27,14 +27,6 @@ STRICT_LIMIT = "minimum_accuracy := 0.95"
 PARAMETER = "MAX_DEPTH = 3"
 
 
-@pytest.fixture(scope="module")
-def clone() -> Clone:
-    """A fresh clone after its first `cargo xtask pipeline`."""
-    clone = Clone("clone")
-    clone.first = clone.xtask("pipeline", "--json")
-    return clone
-
-
 def answer_of(url: str, event: object) -> tuple[int, dict]:
     body = event if isinstance(event, (str, bytes)) else json.dumps(event)
     response = requests.post(url, data=body, headers={"content-type": "application/json"}, timeout=10)

@@ -3,7 +3,6 @@
 The first test pays for one whole run. The others begin with what it left.
 """
 
-import copy
 import hashlib
 import json
 import shutil
@@ -40,7 +39,12 @@ def github():
     with GitHub() as running:
         # What a reviewer of the environment `production` leaves behind.
         running.answers[f"/repos/{REPOSITORY}/actions/runs/{RUN_ID}/approvals"] = [
-            {"state": "approved", "environments": [{"name": "production"}], "user": {"login": "a-reviewer"}, "comment": ""}
+            {
+                "state": "approved",
+                "environments": [{"name": "production"}],
+                "user": {"login": "a-reviewer"},
+                "comment": "",
+            }
         ]
         yield running
 
@@ -95,9 +99,10 @@ def test_records_of_all_jobs_speak_of_the_same_bytes(run):
 
 
 def test_outputs(run):
-    built, tested = run.outputs["preprod", "build"], run.outputs["preprod", "3"] | run.outputs["preprod", "6"]
-    assert built["run"] == RUN and built["image_digest"].startswith("sha256:")
-    assert {"ACCURACY", "EQUAL_OPPORTUNITY_FAIRNESS_PERCENT", "report_url"} <= set(tested)
+    assert run.outputs["preprod", "build"]["run"] == RUN
+    assert run.outputs["preprod", "build"]["image_digest"].startswith("sha256:")
+    named = {name for (job, _), outputs in run.outputs.items() for name in outputs if job == "preprod"}
+    assert {"ACCURACY", "EQUAL_OPPORTUNITY_FAIRNESS_PERCENT", "report_url", "model_stale"} <= named
     assert run.outputs["preprod", "gate"]["verdict"] == "allow"
     gate = (run.artifacts / f"records-production-gate-{RUN}" / "gate.json").read_bytes()
     assert run.outputs["production-gate", "gate"]["gate_digest"] == "sha256:" + hashlib.sha256(gate).hexdigest()
@@ -161,13 +166,13 @@ def without(job: dict, name: str) -> None:
     job["steps"].remove(step(job, name))
 
 
-def changed(job: dict, name: str, key: str, value) -> None:
-    step(job, name)[key] = value
+def calling(job: dict, name: str, command: str) -> None:
+    step(job, name)["run"] = command
 
 
 def plant(runner: Runner, run: Result, fault) -> Path:
     """pipeline.yml with a fault, and a preproduction job that hands on what the whole run handed on."""
-    workflow = copy.deepcopy(load(WORKFLOWS / "pipeline.yml"))
+    workflow = load(WORKFLOWS / "pipeline.yml")
     jobs = workflow["jobs"]
     saved = run.artifacts / f"records-preprod-{RUN}"
     restore = {"name": "Build", "run": f"mkdir -p target/pipeline/{RUN} && cp -R '{saved}/.' target/pipeline/{RUN}"}
@@ -186,19 +191,20 @@ def plant(runner: Runner, run: Result, fault) -> Path:
         (lambda jobs: without(jobs["preprod"], "Hand on the records"), "production-gate", "has no artifact"),
         (lambda jobs: without(jobs["production-gate"], "Take over the records"), "production-gate", f"no run `{RUN}`"),
         (lambda jobs: jobs["production-gate"]["env"].pop("RUN"), "production-gate", "is no run id"),
-        (lambda jobs: changed(jobs["production-gate"], "Gate", "run", "cargo xtask gate --env prod --run $RUN"),
+        (lambda jobs: calling(jobs["production-gate"], "Gate", "cargo xtask gate --env prod --run $RUN"),
          "production-gate", "no environment `prod`"),
-        (lambda jobs: changed(jobs["production-gate"], "Gate", "run", "cargo xtask gates"), "production-gate", "gates"),
+        (lambda jobs: calling(jobs["production-gate"], "Gate", "cargo xtask gates"), "production-gate", "gates"),
         (lambda jobs: without(jobs["production-gate"], "Hand on the verdict"), "production", "has no artifact"),
         (lambda jobs: without(jobs["production"], "Take over the verdict"), "production", "gate.json is missing"),
         (lambda jobs: jobs["production-gate"]["outputs"].pop("artifact"), "production", "has no artifact ''"),
         (lambda jobs: without(jobs["production"], "Sign in to AWS"), "production", "whose credentials these are"),
-        (lambda jobs: changed(jobs["production"], "Monitor", "run", "cargo xtask monitor --env production --runs 1"),
+        (lambda jobs: calling(jobs["production"], "Monitor", "cargo xtask monitor --env production --runs 1"),
          "production", "--runs"),
     ],
     ids=[
-        "nothing", "records not handed on", "records not taken over", "run not named", "wrong environment", "wrong command",
-        "verdict not handed on", "verdict not taken over", "name not handed on", "not signed in", "wrong option",
+        "nothing", "records not handed on", "records not taken over", "run not named", "wrong environment",
+        "wrong command", "verdict not handed on", "verdict not taken over", "name not handed on", "not signed in",
+        "wrong option",
     ],
 )  # fmt: skip
 def test_faulty_workflow_fails_where_the_fault_is(runner, run, fault, failed, said):
@@ -212,8 +218,11 @@ def test_faulty_workflow_fails_where_the_fault_is(runner, run, fault, failed, sa
 
 
 def test_denied_model_is_said_in_code_scanning_and_goes_nowhere(runner, run):
-    jobs = copy.deepcopy(load(WORKFLOWS / "pipeline.yml")["jobs"])
-    restricted = {"name": "Restrict", "run": "sed -i 's/minimum_accuracy := 0.9/minimum_accuracy := 0.95/' policies/model.rego"}
+    jobs = load(WORKFLOWS / "pipeline.yml")["jobs"]
+    restricted = {
+        "name": "Restrict",
+        "run": "sed -i 's/minimum_accuracy := 0.9/minimum_accuracy := 0.95/' policies/model.rego",
+    }
 
     def deny(planted):
         kept = [step(jobs["preprod"], name) for name in ("Check out with the whole history", "Gate")]
@@ -233,7 +242,7 @@ def test_denied_model_is_said_in_code_scanning_and_goes_nowhere(runner, run):
     assert (ROOT / place).is_file()
 
 
-def test_misspelt_stage_stops_preproduction_and_all_that_follows(runner, run, tmp_path):
+def test_misspelt_stage_stops_preproduction_and_all_that_follows(runner, tmp_path):
     text = (WORKFLOWS / "pipeline.yml").read_text()
     planted = tmp_path / "planted.yml"
     planted.write_text(text.replace("cargo xtask setup --env preprod", "cargo xtask set-up --env preprod"))
@@ -242,12 +251,21 @@ def test_misspelt_stage_stops_preproduction_and_all_that_follows(runner, run, tm
     assert result.jobs == {"preprod": "failure"}, "nothing goes on after a failure, nothing is published"
 
 
-def test_shallow_clone_is_seen(runner, run, tmp_path):
+def test_shallow_clone_is_seen(runner, tmp_path):
     text = (WORKFLOWS / "monitor.yml").read_text()
     planted = tmp_path / "planted.yml"
     planted.write_text(text.replace("fetch-depth: 0", "fetch-depth: 1"))
     result = runner.run(planted, event="workflow_dispatch", **ACCOUNT)
     assert result.code != 0 and "the clone is shallow" in result.log()
+
+
+def test_nothing_but_the_rehearsal_runs_without_an_account(runner, tmp_path):
+    workflow = load(WORKFLOWS / "pipeline.yml")
+    workflow["jobs"]["rehearsal"]["steps"] = [{"name": "Rehearse", "run": "true"}]
+    planted = tmp_path / "planted.yml"
+    planted.write_text(yaml.safe_dump(workflow))
+    result = runner.run(planted)
+    assert (result.code, result.jobs) == (0, {"rehearsal": "success"}), result.log()
 
 
 # The other workflows
@@ -262,7 +280,7 @@ def test_monitor_watches_both_environments(runner, run):
         assert (watched["model_stale"], watched["healthy"]) == (False, True)
 
 
-def test_monitor_without_an_account_does_nothing(runner, run):
+def test_monitor_without_an_account_does_nothing(runner):
     result = runner.run(WORKFLOWS / "monitor.yml", event="schedule")
     assert (result.code, result.jobs, result.steps) == (0, {}, {})
 
@@ -271,7 +289,6 @@ def test_monitor_without_an_account_does_nothing(runner, run):
 def test_rehearsal_without_an_account(runner):
     result = runner.run(WORKFLOWS / "pipeline.yml")
     assert result.code == 0, result.log()
-    assert result.jobs == {"rehearsal": "success"}
     assert "### Gate: allow" in result.summaries["rehearsal"]
 
 

@@ -142,9 +142,10 @@ class Runner:
         payload.write_text(json.dumps({"ref": "refs/heads/main", "repository": {"private": False}}))
         # On this machine, from the clone alone, one job after the other, nothing fetched.
         command = [
-            Path(sys.executable).with_name("act"), event, "--json", "--directory", self.origin.path,
-            "--workflows", workflow, "--eventpath", payload, "--platform", "ubuntu-24.04=-self-hosted",
-            "--no-skip-checkout", "--no-cache-server", "--action-offline-mode", "--action-cache-path", self.folder / "act", "--concurrent-jobs", "1",
+            Path(sys.executable).with_name("act"), event, "--json",
+            "--directory", self.origin.path, "--workflows", workflow, "--eventpath", payload,
+            "--platform", "ubuntu-24.04=-self-hosted", "--no-skip-checkout", "--concurrent-jobs", "1",
+            "--action-offline-mode", "--no-cache-server", "--action-cache-path", self.folder / "act",
             "--env", f"GITHUB_RUN_ID={RUN_ID}", "--env", f"GITHUB_API_URL={self.github.url}",
             "--secret", "GITHUB_TOKEN=a-token",
         ]  # fmt: skip

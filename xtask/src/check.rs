@@ -1,7 +1,7 @@
 //! Check: the project's own tests, in one command that continuous integration calls too.
 //!
-//! Rust and Python suffice to run it. Judges that are packages of the operating system (skopeo, Chromium) are listed as *not run* where
-//! they are absent; with `CI=true` their absence is a failure.
+//! Rust and Python suffice to run it. Judges that are packages of the operating system (skopeo, podman, Chromium) are listed as
+//! *not run* where they are absent; with `CI=true` their absence is a failure.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -33,11 +33,22 @@ const PARTS: [Part; 6] = [
     Part { name: "policies", proves: "every policy passes its tests", run: policies },
     Part { name: "rust", proves: "the crates' own tests", run: rust },
     Part { name: "python", proves: "the model's package: lint, tests, parity with the predictor", run: python },
-    Part { name: "whole", proves: "the whole from outside: pipeline, cloud clients, browser, workflows", run: whole },
+    Part {
+        name: "whole",
+        proves: "the whole from outside: pipeline, clouds, registries, browser, workflows",
+        run: whole,
+    },
 ];
 
 /// Programs of others that judge, and the package that brings them.
-const SYSTEM_JUDGES: [(&str, &str); 2] = [("skopeo", "skopeo"), ("chromium", "chromium")];
+const SYSTEM_JUDGES: [(&str, &str); 6] = [
+    ("skopeo", "skopeo"),
+    ("chromium", "chromium"),
+    ("docker-registry", "docker-registry"),
+    ("umoci", "umoci"),
+    ("podman", "podman"),
+    ("runc", "runc"),
+];
 
 /// Runs all parts, also after one failed, and sums up.
 pub fn run(context: &Context, options: &Options) -> Result<()> {
@@ -175,6 +186,7 @@ fn python(context: &Context) -> Result<String> {
 
 fn whole(context: &Context) -> Result<String> {
     let environment = tools::python_environment(&context.root, Path::new("tests"))?;
+    tools::python_environment(&context.root, Path::new("tests/emulators"))?;
     show("build the embedded cloud", cargo(context, &["build", "--locked", "-p", "local-aws", "--examples"]))?;
     let xtask = std::env::current_exe().context("find this program")?;
     let examples = paths::cargo_target(&context.root).join("debug/examples");

@@ -240,11 +240,9 @@ impl Function {
                 ("StateReason", "The function is being created."),
                 ("StateReasonCode", "Creating"),
             ]),
-            State::Updating => set(&[
-                ("LastUpdateStatus", "InProgress"),
-                ("LastUpdateStatusReason", "The function is being created."),
-                ("LastUpdateStatusReasonCode", "Creating"),
-            ]),
+            State::Updating => {
+                set(&[("LastUpdateStatus", "InProgress"), ("LastUpdateStatusReason", "The function is being created.")])
+            }
             State::Failed(reason) => set(&[
                 ("State", "Failed"),
                 ("StateReason", reason),

@@ -100,7 +100,12 @@ pub fn create(call: &Call) -> Result<Value, ApiError> {
         let now = Utc::now();
         let config = Url { auth_type, cors, created: now, modified: now };
         function.urls.insert(qualifier.to_owned(), config.clone());
-        Ok(url_json(call.cloud, function, qualifier, &config))
+        let mut made = url_json(call.cloud, function, qualifier, &config);
+        // What is new has no time of its last change.
+        if let Some(members) = made.as_object_mut() {
+            members.remove("LastModifiedTime");
+        }
+        Ok(made)
     })
 }
 

@@ -2,8 +2,8 @@
 //!
 //! Reads git's history and the function's state. Writes `monitor.json` and one row of history, and sends a mail (in the local
 //! environment: writes it to the outbox) when the model is stale, once a day for the same reason. What cannot be known counts as
-//! stale, never as fresh. A mail that cannot be sent is kept beside the record and ends the command with exit code 1, after
-//! everything else is done.
+//! stale, never as fresh. A mail that cannot be sent is kept beside the record and is a warning; with `--fail` it ends the
+//! command with exit code 1, after everything else is done.
 
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -25,7 +25,7 @@ use crate::{exit, github, heartbeat, mail, paths};
 /// Options of `monitor`.
 #[derive(Args, Default)]
 pub struct Options {
-    /// End with exit code 3 if the model is stale.
+    /// End with exit code 3 if the model is stale or does not answer, with 1 if its owners could not be told.
     #[arg(long)]
     pub fail: bool,
     /// Look at no model, but at the workflow that does: exit code 3 if it has not run for so long (2d, 36h).
@@ -130,11 +130,17 @@ pub fn run(context: &Context, options: &Options) -> Result<Record<Content>> {
     report(&record)?;
     let content = &record.content;
     if let Some(Mail { outcome: Outcome::Unsent, file, reason }) = &content.mail {
-        bail!(
+        let text = format!(
             "the model's owners were not told that it is stale: {}; the mail is kept in {}, and `cargo xtask monitor` tries again",
             reason.as_deref().unwrap_or_default(),
             file.as_deref().unwrap_or(Path::new("")).display()
         );
+        // At the end of a deployment that went well it is a warning; whoever watches must not miss it.
+        if options.fail {
+            bail!(text);
+        }
+        warning(&text);
+        github::annotate("warning", "Mail", &text);
     }
     if options.fail && (content.model_stale || !content.healthy) {
         return Err(exit::denied("the model is stale or does not answer"));
@@ -263,7 +269,7 @@ fn report(record: &Record<Content>) -> Result<()> {
         None => {}
         Some(Mail { outcome: Outcome::AlreadyTold, .. }) => note("the model's owners were told today"),
         Some(Mail { outcome: Outcome::Sent, .. }) => note("mail to the model's owners sent"),
-        // The error that ends the command says all about it.
+        // Said at the end, with all about it.
         Some(Mail { outcome: Outcome::Unsent, .. }) => {}
         Some(Mail { outcome: Outcome::Written, file, .. }) => {
             note(&format!("mail to the model's owners: {}", file.as_deref().unwrap_or(Path::new("")).display()));
