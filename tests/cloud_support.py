@@ -63,12 +63,7 @@ class Cloud:
         return cls(line, root, process, region)
 
     def stop(self) -> None:
-        self.process.terminate()
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        end(self.process)
         self.process.stdout.close()
 
     @property
@@ -143,6 +138,16 @@ class Cloud:
                 return
             time.sleep(0.01)
         raise AssertionError(f"{function} did not settle")
+
+
+def end(process: subprocess.Popen) -> None:
+    """Ends a server, in the end by force."""
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def free_port() -> int:

@@ -23,6 +23,10 @@ USER, PASSWORD = "AWS", "only for this test"
 HTPASSWD = f"{USER}:$2b$04$jRLeBYd0YdbQ7cVSt2DIpe.C6j9k9RodB/f7KoPbpMQnKa9oWFAn."
 
 
+# Below this lies what xtask pushed, apart from what was copied.
+PUSHED = "pushed"
+
+
 class Registry:
     """Debian's docker-registry, the reference implementation, with a password and storage of its own."""
 
@@ -67,10 +71,6 @@ class Registry:
         finally:
             self.passwords.write_text(kept)
 
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.wait(10)
-
 
 @contextmanager
 def cloud_with_registry(clone: Clone, registry_host: str):
@@ -102,7 +102,7 @@ def cloud_with_registry(clone: Clone, registry_host: str):
                 return self.answer(200, {"authorizationData": [data]})
             if operation == "DescribeRepositories":
                 names = body["repositoryNames"]
-                found = [{"repositoryName": name, "repositoryUri": f"{registry_host}/{name}"} for name in names]
+                found = [{"repositoryName": name, "repositoryUri": f"{registry_host}/{PUSHED}/{name}"} for name in names]
                 return self.answer(200, {"repositories": found})
             return self.answer(501, {"__type": "NotImplemented", "message": operation})
 

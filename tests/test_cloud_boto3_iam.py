@@ -141,7 +141,12 @@ def test_bucket_encryption_and_transport(s3):
     kms = {"Rules": [{"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "aws:kms"}}]}
     assert code(s3.put_bucket_encryption, Bucket="site", ServerSideEncryptionConfiguration=kms)[1] == 501
     assert code(s3.get_bucket_encryption, Bucket="absent") == ("NoSuchBucket", 404)
-    statement = {"Effect": "Deny", "Principal": "*", "Action": "s3:*", "Resource": ["arn:aws:s3:::site", "arn:aws:s3:::site/*"]}
+    statement = {
+        "Effect": "Deny",
+        "Principal": "*",
+        "Action": "s3:*",
+        "Resource": ["arn:aws:s3:::site", "arn:aws:s3:::site/*"],
+    }
     condition = {"Bool": {"aws:SecureTransport": "false"}}
     policy = json.dumps({"Version": "2012-10-17", "Statement": [{**statement, "Condition": condition}]})
     s3.put_bucket_policy(Bucket="site", Policy=policy)

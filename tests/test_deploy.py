@@ -7,8 +7,11 @@ ended.
 import http.client
 import http.server
 import json
+import os
+import pty
 import shutil
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +19,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from pipeline_clone import Clone, wait_for
+from pipeline_clone import Clone, wait_for, xtask_program
 from test_pipeline import APPROVED, PARAMETER, advisory_database
 
 from cloud_support import ACCESS_KEY_ID, SECRET_ACCESS_KEY, Cloud
@@ -68,6 +71,8 @@ class Proxy:
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
+        # Clients that are killed, and replies that are lost on purpose.
+        self.server.handle_error = lambda *_: None
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
@@ -197,7 +202,7 @@ def test_version_that_fails_its_smoke_test_gets_no_traffic(world):
     before = world.alias()
     with world.clone.edited("pipeline.toml", "prediction = 1", "prediction = 0"):
         failed = world.deploy("b", expect=1)
-    assert "failed smoke test `testmodel`" in failed.err and "keeps answering" in failed.err
+    assert "failed smoke test `testmodel`" in failed.err and "version 1 keeps answering" in failed.err
     assert world.alias() == before and world.proxy.count("PUT aliases") == 0
     record = world.record("b")
     assert "failed smoke test" in record["failure"] and record["version"] == "1"
@@ -293,7 +298,8 @@ def test_killed_rollout_is_put_right_by_the_next_deploy(world):
     world.deploy("b")
     assert lost == {"PUT aliases", "POST versions"}, "the function had the image already"
     assert world.alias()["version"] == "2" and not moving(world)
-    assert "before 1" in world.alias()["description"] and not (world.folder("b") / "deployer").exists()
+    assert "before 1" in world.alias()["description"]
+    assert not (world.clone.path / "target/pipeline/deployer-preprod").exists()
     record = world.record("b")
     assert (record["version"], record["previous_version"], record["failure"]) == ("2", "1", None)
     assert any("earlier rollout had left 10 % on version 2" in decision for decision in record["decisions"])
@@ -469,6 +475,23 @@ def test_approval_of_exactly_this_verdict(world):
     assert "no terminal" in refused.err and digest[:12] in refused.err
     assert "nothing was approved" in approve("--yes", digest[:11], expect=1).err
     assert "nothing was approved" in approve("--yes", "0" * 12, expect=1).err
+
+    def typed(text: str) -> subprocess.CompletedProcess:
+        """Approves as a person at a terminal does."""
+        terminal, inside = pty.openpty()
+        os.write(terminal, f"{text}\n".encode())
+        command = [xtask_program(), "approve", "--env", "production", "--run", "b"]
+        environment = world.clone.environment(**world.variables)
+        ended = subprocess.run(command, cwd=world.clone.path, env=environment, stdin=inside, capture_output=True, text=True)
+        os.close(inside)
+        os.close(terminal)
+        return ended
+
+    assert typed("yes").returncode == 1
+    deploy(5)
+    at_terminal = typed(digest[:12])
+    assert at_terminal.returncode == 0 and "Type the first 12 digits" in at_terminal.stderr, at_terminal.stderr
+    (folder / "approval.json").unlink()
     deploy(5)
 
     approve("--yes", digest[:12])

@@ -336,6 +336,7 @@ def test_comparison(runner, run, tmp_path):
         assert reason in answer.stdout
     other.write_text("{}")
     assert "describes no model" in compare("--with", str(other)).stderr
+    assert "compare with `--env local`" in compare("--with", "local").stderr
     missing = compare("--with", "prepod")
     assert missing.returncode == 1 and "no environment of pipeline.toml (local, preprod, production)" in missing.stderr
 

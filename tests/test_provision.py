@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import boto3
 import pytest
 import requests
+from botocore.exceptions import ClientError
+from cloud_support import ACCESS_KEY_ID, SECRET_ACCESS_KEY, Cloud, code
 from moto.iam.access_control import IAMPolicy, PermissionResult
 from pipeline_clone import Clone, Ended, xtask_program
-
-from cloud_support import ACCESS_KEY_ID, SECRET_ACCESS_KEY, Cloud, code
 
 REPOSITORY = "team/models"
 ISSUER = "token.actions.githubusercontent.com"
@@ -57,7 +57,11 @@ class Account:
     def client(self, service: str):
         key, secret = self.key
         return boto3.client(
-            service, endpoint_url=self.endpoint_url, region_name=self.region, aws_access_key_id=key, aws_secret_access_key=secret
+            service,
+            endpoint_url=self.endpoint_url,
+            region_name=self.region,
+            aws_access_key_id=key,
+            aws_secret_access_key=secret,
         )
 
     def trust(self, role: str) -> dict:
@@ -78,8 +82,25 @@ class Account:
             "roles": roles,
             "providers": iam.list_open_id_connect_providers()["OpenIDConnectProviderList"],
             "groups": logs.describe_log_groups()["logGroups"],
-            "buckets": [bucket["Name"] for bucket in s3.list_buckets()["Buckets"]],
+            "buckets": {
+                bucket["Name"]: self.bucket_contents(s3, bucket["Name"]) for bucket in s3.list_buckets()["Buckets"]
+            },
         }
+
+    @staticmethod
+    def bucket_contents(s3, name: str) -> list:
+        keys = [item["Key"] for item in s3.list_objects_v2(Bucket=name).get("Contents", [])]
+        try:
+            block = s3.get_public_access_block(Bucket=name)["PublicAccessBlockConfiguration"]
+        except ClientError as error:
+            assert error.response["Error"]["Code"] == "NoSuchPublicAccessBlockConfiguration"
+            block = None
+        try:
+            policy = s3.get_bucket_policy(Bucket=name)["Policy"]
+        except ClientError as error:
+            assert error.response["Error"]["Code"] == "NoSuchBucketPolicy"
+            policy = None
+        return [keys, block, policy]
 
     def is_empty(self) -> bool:
         return not any(self.contents().values())
@@ -137,7 +158,9 @@ def actions(report: dict) -> dict[str, str]:
 
 
 def details(report: dict, action: str) -> str:
-    return "\n".join(line for resource in report["resources"] if resource["action"] == action for line in resource["details"])
+    return "\n".join(
+        line for resource in report["resources"] if resource["action"] == action for line in resource["details"]
+    )
 
 
 @with_both
@@ -155,7 +178,15 @@ def test_dry_run_says_what_a_run_does_and_changes_nothing(account):
 @with_both
 def test_first_run_creates_and_the_second_has_nothing_to_do(account):
     first = account.run()
-    for kind in ("image repository", "bucket", "log group", "execution role", "deploy role", "monitor role", "identity provider"):
+    for kind in (
+        "image repository",
+        "bucket",
+        "log group",
+        "execution role",
+        "deploy role",
+        "monitor role",
+        "identity provider",
+    ):
         assert f"created {kind}" in first.err
     ecr, iam, s3 = account.client("ecr"), account.client("iam"), account.client("s3")
     for repository in ecr.describe_repositories()["repositories"]:
@@ -177,7 +208,10 @@ def test_first_run_creates_and_the_second_has_nothing_to_do(account):
         statement = account.trust(role)["Statement"][0]
         assert statement["Principal"] == {"Federated": provider}
         assert statement["Condition"] == {
-            "StringEquals": {f"{ISSUER}:aud": "sts.amazonaws.com", f"{ISSUER}:sub": f"repo:{REPOSITORY}:environment:{environment}"}
+            "StringEquals": {
+                f"{ISSUER}:aud": "sts.amazonaws.com",
+                f"{ISSUER}:sub": f"repo:{REPOSITORY}:environment:{environment}",
+            }
         }
 
     block = s3.get_public_access_block(Bucket=account.bucket)["PublicAccessBlockConfiguration"]
@@ -186,7 +220,9 @@ def test_first_run_creates_and_the_second_has_nothing_to_do(account):
     tls = statements.pop("RefuseWithoutTls")
     assert (tls["Effect"], tls["Condition"]) == ("Deny", {"Bool": {"aws:SecureTransport": "false"}})
     arn = f"arn:aws:s3:::{account.bucket}"
-    assert [(s["Action"], s["Resource"]) for s in statements.values()] == [("s3:GetObject", [f"{arn}/web/*", f"{arn}/harness/output/*"])]
+    assert [(s["Action"], s["Resource"]) for s in statements.values()] == [
+        ("s3:GetObject", [f"{arn}/web/*", f"{arn}/harness/output/*"])
+    ]
     assert s3.get_bucket_encryption(Bucket=account.bucket)["ServerSideEncryptionConfiguration"]["Rules"]
 
     before = account.contents()
@@ -223,9 +259,15 @@ def test_drift_is_named_and_repaired(account):
     rule = {"rulePriority": 1, "selection": any_image, "action": {"type": "expire"}}
     ecr.put_lifecycle_policy(repositoryName="ccapproval-deploy", lifecyclePolicyText=json.dumps({"rules": [rule]}))
     logs.put_retention_policy(logGroupName=f"/aws/lambda/{FUNCTION}", retentionInDays=1)
-    everything = {"Effect": "Allow", "Principal": "*", "Action": "s3:GetObject", "Resource": f"arn:aws:s3:::{account.bucket}/*"}
+    everything = {
+        "Effect": "Allow",
+        "Principal": "*",
+        "Action": "s3:GetObject",
+        "Resource": f"arn:aws:s3:::{account.bucket}/*",
+    }
     opened = {"Version": "2012-10-17", "Statement": [{"Sid": "All", **everything}]}
     s3.put_bucket_policy(Bucket=account.bucket, Policy=json.dumps(opened))
+    s3.delete_public_access_block(Bucket=account.bucket)
 
     drifted = account.contents()
     plan = account.report("--dry-run")
@@ -239,6 +281,7 @@ def test_drift_is_named_and_repaired(account):
         "tags can be moved",
         "selection.tagStatus is any, should be untagged",
         "keeps events for 1 days, should for 30",
+        "public access: blocks nothing, should block new access lists, access lists",
         "policy: statement All should not be there",
         "policy: statement RefuseWithoutTls is missing",
     ):
@@ -289,6 +332,7 @@ def test_destroy_asks_first_and_then_removes_everything(account):
         s3.delete_bucket_policy(Bucket=account.bucket)
     for number in range(3):
         s3.put_object(Bucket=account.bucket, Key=f"web/{number}", Body=b"x")
+    before = account.contents()
     refused = account.run("--destroy", "--yes", "preprod", expect=1)
     assert "nothing was removed" in refused.err and account.bucket in refused.err and "--force" in refused.err
     assert account.contents() == before
@@ -429,9 +473,14 @@ def test_what_each_role_may_do_by_another_judge(account):
     account.run()
     account.run(environment="production")
     roles = account.contents()["roles"]
-    function, production = (f"arn:aws:lambda:us-east-1:{account.number}:function:{name}" for name in (FUNCTION, f"{FUNCTION}-production"))
+    function, production = (
+        f"arn:aws:lambda:us-east-1:{account.number}:function:{name}" for name in (FUNCTION, f"{FUNCTION}-production")
+    )
     repository, bucket = f"arn:aws:ecr:us-east-1:{account.number}:repository", f"arn:aws:s3:::{account.bucket}"
-    role, group = f"arn:aws:iam::{account.number}:role", f"arn:aws:logs:us-east-1:{account.number}:log-group:/aws/lambda"
+    role, group = (
+        f"arn:aws:iam::{account.number}:role",
+        f"arn:aws:logs:us-east-1:{account.number}:log-group:/aws/lambda",
+    )
     questions = {
         DEPLOY_ROLE: [
             (True, "ecr:PutImage", f"{repository}/ccapproval-deploy"),
@@ -516,7 +565,9 @@ def test_the_function_follows_pipeline_toml(account, cloud, echo_image):
     path = account.clone.path / "pipeline.toml"
     path.write_text(path.read_text().replace("public = true", "public = false"))
     closing = details(account.report(), "update")
-    assert "statement public-url lets the public in" in closing and "statement public-invoke lets the public in" in closing
+    assert (
+        "statement public-url lets the public in" in closing and "statement public-invoke lets the public in" in closing
+    )
     assert requests.post(url, json={}, timeout=10).status_code == 403
     assert code(functions.get_policy, **named) == ("ResourceNotFoundException", 404)
     assert set(actions(account.report()).values()) == {"keep"}

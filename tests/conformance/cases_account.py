@@ -87,6 +87,20 @@ def list_of_nothing(c: Conversation) -> None:
     c.refused("iam.ListRolePolicies", *NO_ENTITY, RoleName="absent")
 
 
+@case("iam.ListAttachedRolePolicies", "a new role has none; an absent one is an error")
+def attached(c: Conversation) -> None:
+    name = create_role(c, c.name("role"))["RoleName"]
+    c.equal("AttachedPolicies", c.ok("iam.ListAttachedRolePolicies", RoleName=name).get("AttachedPolicies"), [])
+    c.refused("iam.ListAttachedRolePolicies", *NO_ENTITY, RoleName="absent")
+
+
+@case("iam.ListRoles", "names each")
+def list_roles(c: Conversation) -> None:
+    made = create_role(c, c.name("role"))
+    found = {role["RoleName"]: role["Arn"] for role in c.ok("iam.ListRoles", MaxItems=1000).get("Roles", [])}
+    c.equal("the new role's ARN", found.get(made["RoleName"]), made["Arn"])
+
+
 @case("iam.DeleteRolePolicy", "takes it away, once")
 def delete_inline(c: Conversation) -> None:
     name = create_role(c, c.name("role"))["RoleName"]

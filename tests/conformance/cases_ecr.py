@@ -274,3 +274,35 @@ def scan_of_nothing(c: Conversation) -> None:
     name, absent = repository(c)["repositoryName"], {"imageTag": "absent"}
     c.refused("ecr.DescribeImageScanFindings", *NO_IMAGE, repositoryName=name, imageId=absent)
     c.refused("ecr.DescribeImageScanFindings", *NO_REPOSITORY, repositoryName="absent", imageId=absent)
+
+
+READERS = json.dumps(
+    {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Sid": "Read",
+                "Effect": "Allow",
+                "Principal": {"Service": "lambda.amazonaws.com"},
+                "Action": ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"],
+            }
+        ],
+    }
+)
+
+
+@case("ecr.SetRepositoryPolicy", "is read back as given")
+def repository_policy(c: Conversation) -> None:
+    name = repository(c)["repositoryName"]
+    answer = c.ok("ecr.SetRepositoryPolicy", repositoryName=name, policyText=READERS)
+    c.equal("the answer", json.loads(answer.get("policyText", "{}")), json.loads(READERS))
+    found = c.ok("ecr.GetRepositoryPolicy", repositoryName=name)
+    c.equal("what is read", json.loads(found.get("policyText", "{}")), json.loads(READERS))
+    c.refused("ecr.SetRepositoryPolicy", *NO_REPOSITORY, repositoryName="absent", policyText=READERS)
+
+
+@case("ecr.GetRepositoryPolicy", "none is an error")
+def no_repository_policy(c: Conversation) -> None:
+    name = repository(c)["repositoryName"]
+    c.refused("ecr.GetRepositoryPolicy", "RepositoryPolicyNotFoundException", 400, repositoryName=name)
+    c.refused("ecr.GetRepositoryPolicy", *NO_REPOSITORY, repositoryName="absent")

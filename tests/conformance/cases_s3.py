@@ -188,3 +188,26 @@ def delete_objects(c: Conversation) -> None:
     c.ok("s3.PutObject", Bucket=name, Key="a", Body=BODY)
     answer = c.ok("s3.DeleteObjects", Bucket=name, Delete={"Objects": [{"Key": "a"}, {"Key": "absent"}]})
     c.equal("Deleted", sorted(found["Key"] for found in answer.get("Deleted", [])), ["a", "absent"])
+
+
+ENCRYPTION = {"Rules": [{"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}, "BucketKeyEnabled": False}]}
+
+
+def algorithms(answer: dict) -> list[str | None]:
+    rules = answer.get("ServerSideEncryptionConfiguration", {}).get("Rules", [])
+    return [rule.get("ApplyServerSideEncryptionByDefault", {}).get("SSEAlgorithm") for rule in rules]
+
+
+@case("s3.PutBucketEncryption", "is read back as given")
+def encryption(c: Conversation) -> None:
+    name = bucket(c)
+    c.ok("s3.PutBucketEncryption", Bucket=name, ServerSideEncryptionConfiguration=ENCRYPTION)
+    c.equal("the algorithms", algorithms(c.ok("s3.GetBucketEncryption", Bucket=name)), ["AES256"])
+    absent = c.name("absent")
+    c.refused("s3.PutBucketEncryption", "NoSuchBucket", 404, Bucket=absent, ServerSideEncryptionConfiguration=ENCRYPTION)
+
+
+@case("s3.GetBucketEncryption", "a new bucket is encrypted")
+def encrypted(c: Conversation) -> None:
+    c.equal("the algorithms", algorithms(c.ok("s3.GetBucketEncryption", Bucket=bucket(c))), ["AES256"])
+    c.refused("s3.GetBucketEncryption", "NoSuchBucket", 404, Bucket=c.name("absent"))

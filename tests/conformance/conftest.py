@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import servers
+from cloud_support import end
 
 RESULTS = pytest.StashKey[dict]()
 
@@ -20,9 +21,9 @@ def results(request: pytest.FixtureRequest) -> dict:
     return request.config.stash[RESULTS]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def running(programs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory):
-    """Every server, started side by side and ended with the session."""
+    """Every server, started side by side and ended with the suite."""
     folder = tmp_path_factory.mktemp("servers")
     started = {}
     try:
@@ -33,7 +34,7 @@ def running(programs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
         yield started
     finally:
         for server in started.values():
-            server.stop()
+            end(server.process)
 
 
 def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
@@ -43,6 +44,8 @@ def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
     terminalreporter.section("conformance")
     for name in servers.NAMES:
         outcomes = {case: outcome for (server, case), outcome in results.items() if server == name}
+        if not outcomes:
+            continue
         counts = Counter(word for word, _ in outcomes.values())
         words = f"{counts['agrees']} agree, {counts['differs']} differ (listed), {counts['absent']} not there"
         absent = sorted({operation for word, operation in outcomes.values() if word == "absent"})

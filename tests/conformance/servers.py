@@ -69,14 +69,6 @@ class Server:
             time.sleep(0.05)
         return False
 
-    def stop(self) -> None:
-        self.process.terminate()
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-
 
 def commands(serve: Path, folder: Path, port: int) -> dict[str, list[str]]:
     return {

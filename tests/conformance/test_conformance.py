@@ -75,13 +75,13 @@ def test_the_list_of_differences_is_well_formed():
         assert entry["server"] != EMBEDDED, f"the embedded cloud is to answer as AWS does: {entry}"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shapes() -> dict[str, dict[str, set[str]]]:
     """What the service models have against the answers: by server, by operation."""
     return {name: {} for name in servers.NAMES}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def conversations(request: pytest.FixtureRequest, running: dict, echo_image, shapes: dict):
     """The chosen cases under way on all servers side by side, most of which is waiting: by server and case."""
     program, pools, asked = echo_image(), [], {}

@@ -249,10 +249,10 @@ mod tests {
                    <Message>no role</Message></Error></ErrorResponse>";
         let gone = fault(404, xml);
         assert_eq!((gone.code.as_str(), gone.message.as_str()), ("NoSuchEntity", "no role"));
-        let fault = super::fault(400, r#"{"__type":"a.b#ThrottlingException","message":"slow down"}"#);
-        assert_eq!(fault.code, "ThrottlingException");
-        assert!(is_worth_another_try(&fault.into()));
-        assert_eq!(super::fault(502, "<html>").code, "HTTP 502");
-        assert!(!is_worth_another_try(&super::fault(501, "<a/>").into()), "not implemented stays so");
+        let slow = fault(400, r#"{"__type":"a.b#ThrottlingException","message":"slow down"}"#);
+        assert_eq!(slow.code, "ThrottlingException");
+        assert!(is_worth_another_try(&slow.into()));
+        assert_eq!(fault(502, "<html>").code, "HTTP 502");
+        assert!(!is_worth_another_try(&fault(501, "<a/>").into()), "not implemented stays so");
     }
 }

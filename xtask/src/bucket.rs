@@ -48,7 +48,9 @@ impl Cloud {
     /// In what the bucket differs from what the environment says; none if there is no bucket.
     pub async fn bucket_differences(&self, environment: &Environment) -> Result<Option<Vec<Difference>>> {
         let bucket = &environment.bucket;
-        match self.s3.head_bucket().bucket(bucket).send().await {
+        // Names of buckets are unique in the world, and somebody else's would answer, too.
+        let request = self.s3.head_bucket().bucket(bucket).expected_bucket_owner(&environment.account);
+        match request.send().await {
             Ok(_) => {}
             Err(error) if error.as_service_error().is_some_and(|error| error.is_not_found()) => return Ok(None),
             Err(error) => return Err(service_error(error)).with_context(|| format!("look for the bucket `{bucket}`")),
@@ -58,11 +60,10 @@ impl Cloud {
         if !self.is_encrypted(bucket).await? {
             add(Setting::Encryption, "objects are not encrypted by default".to_string());
         }
-        let block = self.public_access_block(bucket).await?;
-        if block.as_ref() != Some(&wanted_block(environment.public)) {
-            let word = if environment.public { "publishing by its policy" } else { "all public access" };
-            let verb = if environment.public { "does not allow" } else { "does not block" };
-            add(Setting::PublicAccess, format!("{verb} {word}"));
+        let (found, wanted) = (self.public_access_block(bucket).await?, wanted_block(environment.public));
+        let (found, wanted) = (found.as_ref().map_or_else(|| "nothing".to_string(), blocked), blocked(&wanted));
+        if found != wanted {
+            add(Setting::PublicAccess, format!("public access: blocks {found}, should block {wanted}"));
         }
         let policy = self.bucket_policy(bucket).await?;
         for line in iam_document::differences(&policy, &wanted_policy(environment)) {
@@ -150,6 +151,18 @@ fn wanted_block(public: bool) -> PublicAccessBlockConfiguration {
         .block_public_policy(!public)
         .restrict_public_buckets(!public)
         .build()
+}
+
+/// What a block keeps out, each kind of it.
+fn blocked(block: &PublicAccessBlockConfiguration) -> String {
+    let parts = [
+        (block.block_public_acls(), "new access lists"),
+        (block.ignore_public_acls(), "access lists"),
+        (block.block_public_policy(), "new policies"),
+        (block.restrict_public_buckets(), "policies"),
+    ];
+    let on: Vec<_> = parts.iter().filter(|(on, _)| *on == Some(true)).map(|(_, name)| *name).collect();
+    if on.is_empty() { "nothing".to_string() } else { on.join(", ") }
 }
 
 /// Nobody without TLS; anybody may read what the environment publishes, and nothing else in the bucket.

@@ -40,6 +40,11 @@ pub fn lock(root: &Path) -> PathBuf {
     runs(root).join("lock")
 }
 
+/// The process of this clone that moves an environment's traffic, for as long as it does.
+pub fn deployer(root: &Path, environment: &str) -> PathBuf {
+    runs(root).join(format!("deployer-{environment}"))
+}
+
 /// One row for every monitoring.
 pub fn monitor_history(root: &Path) -> PathBuf {
     runs(root).join("monitor-history.ndjson")

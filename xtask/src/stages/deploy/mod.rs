@@ -133,10 +133,10 @@ pub fn run(context: &Context, options: &Options) -> Result<Record<Content>> {
         note(decision);
     }
     set_outputs(&record)?;
-    match &record.content.failure {
-        Some(failure) if record.content.version.is_none() => bail!("{failure}; nothing is live"),
-        Some(failure) => bail!("{failure}; {} keeps answering with what it had", environment.alias),
-        None => Ok(record),
+    match (&record.content.failure, &record.content.version) {
+        (Some(failure), None) => bail!("{failure}; nothing is live"),
+        (Some(failure), Some(version)) => bail!("{failure}; version {version} keeps answering"),
+        (None, _) => Ok(record),
     }
 }
 
@@ -316,7 +316,7 @@ async fn deploy(
 ) -> Result<Content> {
     let environment = &context.environment;
     let mut content = empty(context, cloud, build)?;
-    let deployer = Deployer::new(context)?;
+    let deployer = Deployer::new(context);
     let mut current = alias::read(cloud, environment).await?;
     if current.is_some() {
         // Its permissions belong to the alias and change its revision, so the alias is read once more.
@@ -355,7 +355,9 @@ async fn deploy(
         }
         Err(error) => {
             content.failure = Some(format!("{error:#}"));
-            content.version = old;
+            // Another deployer may have moved it, so the alias has the last word.
+            let now = alias::read(cloud, environment).await.ok().flatten();
+            content.version = now.map(|alias| alias.position.version).or(old);
             content.previous_version = None;
         }
     }

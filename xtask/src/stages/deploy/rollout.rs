@@ -18,9 +18,9 @@ use super::smoke;
 use crate::cloud::Cloud;
 use crate::config::SmokeTest;
 use crate::context::Context;
-use crate::records::{self, Stage};
+use crate::records;
 use crate::terminal::{Progress, note, warning};
-use crate::{digest, github, process};
+use crate::{digest, github, paths, process};
 
 /// A step's checks may take this long, beyond its pause, before the rollout counts as dead.
 const GRACE: Duration = Duration::from_secs(300);
@@ -59,14 +59,14 @@ pub fn deployer_name(context: &Context) -> String {
 
 impl Deployer {
     /// Finds out who we are, and whether a predecessor in this clone was killed while it moved traffic.
-    pub fn new(context: &Context) -> Result<Deployer> {
-        let mark = context.record_folder(Stage::Deploy)?.join("deployer");
+    pub fn new(context: &Context) -> Deployer {
+        let mark = paths::deployer(&context.root, &context.environment_name);
         let mut dead: Vec<String> = fs::read_to_string(&mark).into_iter().map(|name| name.trim().to_string()).collect();
         let name = deployer_name(context);
         if github::active() {
             dead.push(name.clone());
         }
-        Ok(Deployer { name, dead, mark })
+        Deployer { name, dead, mark }
     }
 
     /// Leaves a mark on disk for as long as traffic is between two versions.
@@ -113,10 +113,11 @@ pub async fn settle(
     let settled = Position { version: version.clone(), weight: None, ledger };
     let alias = alias::point(cloud, &context.environment, &alias, &settled).await?;
     let percent = share * 100.0;
-    decisions.push(format!(
+    let said = format!(
         "an earlier rollout had left {percent:.0} % on version {other}: version {version} has all traffic again"
-    ));
-    warning(decisions.last().map_or("", String::as_str));
+    );
+    warning(&said);
+    decisions.push(said);
     deployer.remove_mark();
     Ok(alias)
 }
