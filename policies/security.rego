@@ -5,6 +5,9 @@
 #   nothing that must be fixed: the registry's scan of the image, and the scan of the crates inside the
 #   program. A registry cannot look into an image without an operating system; it says so, and then the
 #   scan of the crates, which is required in any case, is what vouches for the image.
+#   The training image and the Python packages in it do not ship, but they make the model that does: where
+#   they exist, their scans must be finished too. Findings in the training image are to be known; a known
+#   vulnerability of a package stops the deployment.
 package security
 
 severities := {"CRITICAL", "HIGH", "MEDIUM", "LOW", "INFORMATIONAL", "UNDEFINED"}
@@ -25,6 +28,9 @@ allow if {
 	crates_scan_accepted
 	count(blocking_findings) == 0
 	no_crate_vulnerable
+	training_image_accepted
+	python_scan_accepted
+	no_python_package_vulnerable
 }
 
 deny contains "The cloud that the image ships to is not known" if not known_cloud
@@ -51,6 +57,27 @@ deny contains message if {
 	message := sprintf("The crates in the program are not free of known vulnerabilities: %v", [vulnerabilities])
 }
 
+deny contains message if {
+	training_image_missing
+	message := sprintf("The training image is required and was not built: %v", [training_image_reason])
+}
+
+deny contains message if {
+	not training_image_accepted
+	not training_image_missing
+	message := sprintf("The scan of the training image has no usable result: status %v", [training_image_status])
+}
+
+deny contains message if {
+	not python_scan_accepted
+	message := sprintf("The scan of the Python packages is not finished: status %v", [python_status])
+}
+
+deny contains message if {
+	not no_python_package_vulnerable
+	message := sprintf("The Python packages are not free of known vulnerabilities: %v", [python_vulnerabilities])
+}
+
 # Crates that are no longer maintained or were withdrawn: to be known, not to be stopped for.
 warn contains message if {
 	crates_finished
@@ -61,6 +88,30 @@ warn contains message if {
 warn contains message if {
 	crates_excused
 	message := sprintf("The crates in the program were not scanned: %v", [input.scan.crates.reason])
+}
+
+warn contains message if {
+	training_image_scanned
+	some severity in blocking_severities
+	findings := input.scan.training_image.image.counts[severity]
+	findings > 0
+	message := sprintf("The training image has findings of severity %v: %v", [severity, findings])
+}
+
+warn contains message if {
+	training_image_excused
+	message := sprintf("The training image was not scanned: status %v", [training_image_status])
+}
+
+warn contains message if {
+	python_finished
+	input.scan.python.warnings > 0
+	message := sprintf("Python packages carry a warning: %v", [input.scan.python.warnings])
+}
+
+warn contains message if {
+	python_excused
+	message := sprintf("The Python packages were not scanned: %v", [input.scan.python.reason])
 }
 
 known_cloud if input.cloud in clouds
@@ -75,12 +126,14 @@ image_scan_answered if image_counted
 
 image_scan_answered if image_unsupported
 
+image_counted if counted(input.scan.image)
+
 # All severities, no others, and each with a number: an absent count is not zero.
-image_counted if {
-	input.scan.image.status in finished_statuses
-	is_object(input.scan.image.counts)
-	object.keys(input.scan.image.counts) == severities
-	every findings in input.scan.image.counts {
+counted(scan) if {
+	scan.status in finished_statuses
+	is_object(scan.counts)
+	object.keys(scan.counts) == severities
+	every findings in scan.counts {
 		is_count(findings)
 	}
 }
@@ -111,38 +164,118 @@ crates_scan_accepted if crates_finished
 
 crates_scan_accepted if crates_excused
 
-# A scan of no packages found nothing because it looked at nothing.
-crates_finished if {
-	input.scan.crates.status == "done"
-	is_count(input.scan.crates.packages)
-	input.scan.crates.packages > 0
-	is_count(input.scan.crates.warnings)
+crates_finished if packages_looked_up(input.scan.crates)
+
+crates_excused if unavoidable(input.scan.crates)
+
+no_crate_vulnerable if free_of_vulnerabilities(input.scan.crates)
+
+training_image_accepted if training_image_absent
+
+training_image_accepted if training_image_scanned
+
+training_image_accepted if training_image_excused
+
+# None was built, none was scanned, nobody requires one, and there is a reason.
+training_image_absent if {
+	input.training_image.built == false
+	input.training_image.wanted in {"off", "where_possible"}
+	is_text(input.training_image.reason)
+	not training_image_has_scan
 }
 
-# Without a network there is no advisory database. On a developer's machine that is said, anywhere else
-# it stops the deployment.
-crates_excused if {
-	input.scan.crates.status == "not_done"
+training_image_missing if {
+	input.training_image.built == false
+	not input.training_image.wanted in {"off", "where_possible"}
+}
+
+training_image_has_scan if input.scan.training_image != null
+
+training_image_scanned if {
+	scan_of_this_training_image
+	counted(input.scan.training_image.image)
+}
+
+# The embedded cloud has no scanner and says so. A registry that should have one and has nothing to say
+# does not vouch for the image.
+training_image_excused if {
+	scan_of_this_training_image
 	input.cloud == "embedded"
-	is_string(input.scan.crates.reason)
-	input.scan.crates.reason != ""
+	input.scan.training_image.image.status == "FINDINGS_UNAVAILABLE"
+	not training_image_has_counts
 }
 
-no_crate_vulnerable if {
-	input.scan.crates.status == "done"
-	input.scan.crates.vulnerabilities == 0
+training_image_has_counts if input.scan.training_image.image.counts != null
+
+scan_of_this_training_image if {
+	input.training_image.built == true
+	is_text(input.training_image.digest)
+	input.scan.training_image.digest == input.training_image.digest
+}
+
+python_scan_accepted if python_finished
+
+python_scan_accepted if python_excused
+
+python_finished if packages_looked_up(input.scan.python)
+
+python_excused if unavoidable(input.scan.python)
+
+# Whoever switches the scan off in pipeline.toml is told so at every run.
+python_excused if {
+	input.scan.python.status == "off"
+	is_text(input.scan.python.reason)
+}
+
+no_python_package_vulnerable if free_of_vulnerabilities(input.scan.python)
+
+# A scan of no packages found nothing because it looked at nothing.
+packages_looked_up(scan) if {
+	scan.status == "done"
+	is_count(scan.packages)
+	scan.packages > 0
+	is_count(scan.warnings)
+}
+
+# Without a network nobody knows the advisories. On a developer's machine that is said, anywhere else it
+# stops the deployment.
+unavoidable(scan) if {
+	scan.status == "not_done"
+	input.cloud == "embedded"
+	is_text(scan.reason)
+}
+
+free_of_vulnerabilities(scan) if {
+	scan.status == "done"
+	scan.vulnerabilities == 0
 }
 
 # Not looked at is neither clean nor vulnerable, unless it says that something was found.
-no_crate_vulnerable if {
-	input.scan.crates.status == "not_done"
-	not crates_counted
+free_of_vulnerabilities(scan) if {
+	scan.status in {"not_done", "off"}
+	not says_vulnerable(scan)
 }
 
-crates_counted if {
-	input.scan.crates.vulnerabilities != null
-	input.scan.crates.vulnerabilities != 0
+says_vulnerable(scan) if {
+	scan.vulnerabilities != null
+	scan.vulnerabilities != 0
 }
+
+default training_image_status := "missing"
+
+training_image_status := input.scan.training_image.image.status
+
+default training_image_reason := "missing"
+
+training_image_reason := input.training_image.reason
+
+default python_status := "missing"
+
+python_status := input.scan.python.status
+
+default python_vulnerabilities := "missing"
+
+python_vulnerabilities := input.scan.python.vulnerabilities
 
 default image_status := "missing"
 
@@ -160,4 +293,9 @@ is_count(x) if {
 	is_number(x)
 	x >= 0
 	x == floor(x)
+}
+
+is_text(x) if {
+	is_string(x)
+	x != ""
 }

@@ -8,11 +8,22 @@ crates := {"status": "done", "packages": 83, "vulnerabilities": 0, "warnings": 0
 
 not_done := {"status": "not_done", "reason": "the advisory database is unreachable"}
 
+no_training_image := {"wanted": "where_possible", "built": false, "reason": "no container engine answers", "digest": null}
+
 good := {
 	"cloud": "aws",
 	"image_digest": "sha256:0a",
-	"scan": {"digest": "sha256:0a", "image": {"status": "COMPLETE", "counts": counts}, "crates": crates},
+	"training_image": no_training_image,
+	"scan": {
+		"digest": "sha256:0a",
+		"image": {"status": "COMPLETE", "counts": counts},
+		"training_image": null,
+		"crates": crates,
+		"python": python,
+	},
 }
+
+python := {"status": "done", "packages": 65, "vulnerabilities": 0, "warnings": 0}
 
 unsupported := with_image({"status": "UNSUPPORTED_IMAGE", "counts": null})
 
@@ -23,6 +34,12 @@ digest := "The scan belongs to another image than the one that ships"
 no_result(status) := sprintf("The image scan has no usable result: status %v", [status])
 
 not_scanned(status) := sprintf("The scan of the crates is not finished: status %v", [status])
+
+training(status) := sprintf("The scan of the training image has no usable result: status %v", [status])
+
+python_not_scanned(status) := sprintf("The scan of the Python packages is not finished: status %v", [status])
+
+python_vulnerable(found) := sprintf("The Python packages are not free of known vulnerabilities: %v", [found])
 
 vulnerable(found) := sprintf("The crates in the program are not free of known vulnerabilities: %v", [found])
 
@@ -73,6 +90,9 @@ nothing := {
 	no_result("missing"),
 	not_scanned("missing"),
 	vulnerable("missing"),
+	training("missing"),
+	python_not_scanned("missing"),
+	python_vulnerable("missing"),
 }
 
 test_nothing_at_all_is_denied_for_every_reason if {
@@ -118,6 +138,8 @@ test_scan_missing if {
 		no_result("missing"),
 		not_scanned("missing"),
 		vulnerable("missing"),
+		python_not_scanned("missing"),
+		python_vulnerable("missing"),
 	})
 }
 
@@ -327,4 +349,183 @@ test_crates_not_scanned_does_not_excuse_the_image if {
 
 test_a_clean_scan_of_the_crates_does_not_excuse_the_findings if {
 	denied(on(with_count("CRITICAL", 1), "embedded"), {found("CRITICAL", 1)})
+}
+
+# Training image
+
+built := {"wanted": "required", "built": true, "reason": "built by buildah", "digest": "sha256:0c"}
+
+scanned := {"digest": "sha256:0c", "image": {"status": "COMPLETE", "counts": counts}}
+
+with_training(image, scan) := object.union(
+	with_scan("training_image", scan),
+	{"training_image": image},
+)
+
+with_training_scan(key, value) := with_training(built, object.union(object.remove(scanned, {key}), {key: value}))
+
+test_training_image_with_a_finished_scan_is_allowed if {
+	every status in ["COMPLETE", "ACTIVE"] { allowed(with_training_scan("image", {"status": status, "counts": counts})) }
+	every wanted in ["off", "where_possible", "required"] {
+		allowed(with_training(object.union(built, {"wanted": wanted}), scanned))
+	}
+}
+
+test_training_image_that_was_not_built if {
+	every wanted in ["off", "where_possible"] {
+		allowed(with_field("training_image", object.union(object.remove(no_training_image, {"wanted"}), {"wanted": wanted})))
+	}
+	every wanted in ["required", "", null, 0, "OFF"] {
+		denied(
+			with_field("training_image", object.union(object.remove(no_training_image, {"wanted"}), {"wanted": wanted})),
+			{"The training image is required and was not built: no container engine answers"},
+		)
+	}
+	denied(
+		with_field("training_image", {"built": false}),
+		{"The training image is required and was not built: missing"},
+	)
+}
+
+test_training_image_that_was_not_built_needs_a_reason if {
+	every reason in array.concat(array.slice(not_numbers, 0, 4), [0, 1, [], {}]) {
+		document := object.union(object.remove(no_training_image, {"reason"}), {"reason": reason})
+		denied(with_field("training_image", document), {training("missing")})
+	}
+}
+
+test_training_image_that_was_not_built_but_scanned_contradicts_itself if {
+	denied(with_training(no_training_image, scanned), {training("COMPLETE")})
+	denied(with_training(no_training_image, false), {training("missing")})
+}
+
+test_training_image_not_said if {
+	denied(object.remove(good, {"training_image"}), {training("missing")})
+	every value in array.concat(not_numbers, [0, 1]) { denied(with_field("training_image", value), {training("missing")}) }
+	every value in [null, "true", 1, "", [], {}] {
+		denied(with_training(object.union(object.remove(built, {"built"}), {"built": value}), scanned), {training("COMPLETE")})
+	}
+}
+
+test_training_image_scan_missing if {
+	denied(with_field("training_image", built), {training("missing")})
+	denied(object.union(without_scan("training_image"), {"training_image": built}), {training("missing")})
+	every value in array.concat(not_numbers, [0, 1]) { denied(with_training(built, value), {training("missing")}) }
+}
+
+test_training_image_scan_of_another_image if {
+	denied(with_training_scan("digest", "sha256:0d"), {training("COMPLETE")})
+	denied(with_training(object.remove(built, {"digest"}), scanned), {training("COMPLETE")})
+	denied(with_training(object.union(built, {"digest": ""}), object.union(scanned, {"digest": ""})), {training("COMPLETE")})
+}
+
+test_training_image_scan_not_finished if {
+	every status in [
+		"IN_PROGRESS", "PENDING", "FAILED", "UNSUPPORTED_IMAGE", "SCAN_ELIGIBILITY_EXPIRED", "FINDINGS_UNAVAILABLE",
+		"LIMIT_EXCEEDED", "IMAGE_ARCHIVED", "IMAGE_SIZE_EXCEEDED", "complete", "",
+	] {
+		denied(with_training_scan("image", {"status": status, "counts": counts}), {training(status)})
+		denied(with_training_scan("image", {"status": status, "counts": null}), {training(status)})
+	}
+}
+
+test_training_image_without_counts if {
+	denied(with_training_scan("image", {"status": "COMPLETE"}), {training("COMPLETE")})
+	every severity, _ in counts {
+		fewer := object.remove(counts, {severity})
+		denied(with_training_scan("image", {"status": "COMPLETE", "counts": fewer}), {training("COMPLETE")})
+		every value in array.concat(not_numbers, [-1, 0.5]) {
+			odd := object.union(fewer, {severity: value})
+			denied(with_training_scan("image", {"status": "COMPLETE", "counts": odd}), {training("COMPLETE")})
+		}
+	}
+}
+
+test_training_image_findings_warn if {
+	worse := object.union(counts, {"CRITICAL": 1, "HIGH": 2})
+	warned(with_training_scan("image", {"status": "COMPLETE", "counts": worse}), {
+		"The training image has findings of severity CRITICAL: 1",
+		"The training image has findings of severity HIGH: 2",
+	})
+}
+
+test_training_image_unscanned_is_a_warning_in_the_embedded_cloud_only if {
+	every image in [{"status": "FINDINGS_UNAVAILABLE", "counts": null}, {"status": "FINDINGS_UNAVAILABLE"}] {
+		document := with_training_scan("image", image)
+		warned(on(document, "embedded"), {"The training image was not scanned: status FINDINGS_UNAVAILABLE"})
+		denied(document, {training("FINDINGS_UNAVAILABLE")})
+	}
+	contradiction := with_training_scan("image", {"status": "FINDINGS_UNAVAILABLE", "counts": counts})
+	denied(on(contradiction, "embedded"), {training("FINDINGS_UNAVAILABLE")})
+	denied(on(with_training_scan("image", {"status": "FAILED"}), "embedded"), {training("FAILED")})
+}
+
+# Python packages
+
+with_python(replaced) := with_scan("python", replaced)
+
+with_python_field(key, value) := with_python(object.union(object.remove(python, {key}), {key: value}))
+
+test_python_missing if {
+	denied(without_scan("python"), {python_not_scanned("missing"), python_vulnerable("missing")})
+	every value in array.concat(not_numbers, [0, 1]) {
+		denied(with_python(value), {python_not_scanned("missing"), python_vulnerable("missing")})
+	}
+}
+
+test_python_status_unknown if {
+	every status in [null, "", "DONE", "running", "OFF", 1] {
+		denied(with_python_field("status", status), {python_not_scanned(status), python_vulnerable(0)})
+	}
+}
+
+test_python_of_no_packages if {
+	denied(with_python(object.remove(python, {"packages"})), {python_not_scanned("done")})
+	every value in array.concat(not_numbers, [0, -1, 0.5]) {
+		denied(with_python_field("packages", value), {python_not_scanned("done")})
+	}
+}
+
+test_python_with_warnings if {
+	warned(with_python_field("warnings", 2), {"Python packages carry a warning: 2"})
+	every value in array.concat(not_numbers, [-1, 0.5]) {
+		denied(with_python_field("warnings", value), {python_not_scanned("done")})
+	}
+}
+
+test_python_vulnerable if {
+	denied(with_python(object.remove(python, {"vulnerabilities"})), {python_vulnerable("missing")})
+	every value in [null, 1, 65, -1, 0.5, "0"] {
+		denied(with_python_field("vulnerabilities", value), {python_vulnerable(value)})
+		denied(on(with_python_field("vulnerabilities", value), "embedded"), {python_vulnerable(value)})
+	}
+}
+
+test_python_not_scanned_is_a_warning_in_the_embedded_cloud_only if {
+	every document in [with_python(not_done), with_python(object.union(not_done, {"vulnerabilities": 0}))] {
+		warned(on(document, "embedded"), {"The Python packages were not scanned: the advisory database is unreachable"})
+		denied(document, {python_not_scanned("not_done")})
+	}
+}
+
+test_python_switched_off_is_a_warning_everywhere if {
+	off := {"status": "off", "reason": "nobody is to be asked", "vulnerabilities": 0}
+	every name in ["aws", "embedded"] {
+		warned(on(with_python(off), name), {"The Python packages were not scanned: nobody is to be asked"})
+	}
+}
+
+test_python_not_scanned_without_a_reason if {
+	every status in ["off", "not_done"] {
+		every value in array.concat(array.slice(not_numbers, 0, 4), [0, 1, [], {}]) {
+			denied(on(with_python({"status": status, "reason": value}), "embedded"), {python_not_scanned(status)})
+		}
+	}
+}
+
+test_python_not_scanned_but_vulnerable_contradicts_itself if {
+	every status in ["off", "not_done"] {
+		document := with_python({"status": status, "reason": "no network", "vulnerabilities": 3})
+		denied(on(document, "embedded"), {python_vulnerable(3)})
+	}
 }

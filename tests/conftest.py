@@ -10,6 +10,18 @@ from cloud_support import Cloud, Image, build_image, built_programs, layer, mach
 from pipeline_clone import Clone
 
 
+def pytest_addoption(parser):
+    parser.addoption("--full", action="store_true", help="run the tests that take minutes, too")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--full"):
+        return
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.skip(reason="not run: takes minutes, `cargo xtask check --full` runs it"))
+
+
 @pytest.fixture(scope="session")
 def programs() -> dict[str, Path]:
     return built_programs()

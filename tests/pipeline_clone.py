@@ -30,7 +30,7 @@ def neutral_environment() -> dict[str, str]:
 class Clone:
     """A clone at a fixed place, so that cargo's cache serves every time; everything else begins empty."""
 
-    def __init__(self, name: str, of: "Clone | None" = None):
+    def __init__(self, name: str, of: "Clone | None" = None, training_image: str = "off"):
         self.path = CLONES / name
         self.build = CLONES / f"{name}-build"
         if self.path.exists():
@@ -50,6 +50,14 @@ class Clone:
                 target = self.path / file
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, target)
+        # Building the training image takes a container engine and minutes: for the tests that are about it.
+        pipeline = self.path / "pipeline.toml"
+        required = 'training_image = "required"'
+        assert required in pipeline.read_text()
+        text = pipeline.read_text().replace(required, f'training_image = "{training_image}"')
+        # A service in the internet; the tests that are about it name one of their own.
+        asked = next(line for line in text.splitlines(keepends=True) if line.startswith("python_advisories = "))
+        pipeline.write_text(text.replace(asked, ""))
         self.git("init", "--quiet", "--initial-branch=main")
         self.commit("First commit")
 
@@ -105,6 +113,30 @@ class Clone:
             yield
         finally:
             path.write_bytes(kept)
+
+
+def advisory_database(clone: Clone, package: str) -> str:
+    """An advisory database with one critical advisory, about all versions of a package."""
+    folder = clone.path.parent / f"advisories-{package}"
+    advisory = folder / "crates" / package
+    advisory.mkdir(parents=True, exist_ok=True)
+    (advisory / "RUSTSEC-2020-9999.md").write_text(textwrap.dedent(f"""\
+        ```toml
+        [advisory]
+        id = "RUSTSEC-2020-9999"
+        package = "{package}"
+        date = "2020-01-01"
+        cvss = "CVSS:3.1/AV:N/AC:L/PR:N/UI:N/S:U/C:H/I:H/A:H"
+
+        [versions]
+        patched = []
+        ```
+
+        # A made-up fault
+
+        For the test.
+        """))
+    return str(folder)
 
 
 class Ended:

@@ -34,7 +34,7 @@ def test_repositories(cloud, ecr):
     assert ecr.get_lifecycle_policy(repositoryName="more-0")["lifecyclePolicyText"] == text
     ecr.delete_repository(repositoryName="more-0")
     assert code(ecr.delete_repository, repositoryName="more-0") == ("RepositoryNotFoundException", 400)
-    assert code(ecr.start_image_scan, repositoryName="team/app", imageId={"imageTag": "1"}) == ("UnknownOperationException", 501)
+    assert code(ecr.describe_registry) == ("UnknownOperationException", 501)
 
 
 def test_images(cloud, ecr, echo_image):
@@ -83,6 +83,13 @@ def test_scan_findings(cloud, ecr, echo_image):
     assert code(ecr.describe_image_scan_findings, repositoryName="team/app", imageId=image)[0] == "ImageNotFoundException"
     cloud.push(echo_image(), "plain", "1")
     assert code(ecr.describe_image_scan_findings, repositoryName="plain", imageId=image)[0] == "ScanNotFoundException"
+    # Where nothing is scanned on push, a scan can be asked for, once.
+    started = ecr.start_image_scan(repositoryName="plain", imageId=image)
+    assert started["imageScanStatus"]["status"] == "IN_PROGRESS"
+    assert code(ecr.start_image_scan, repositoryName="plain", imageId=image) == ("LimitExceededException", 400)
+    assert code(ecr.start_image_scan, repositoryName="plain", imageId={"imageTag": "absent"})[0] == "ImageNotFoundException"
+    scan = ecr.describe_image_scan_findings(repositoryName="plain", imageId=image)
+    assert scan["imageScanStatus"]["status"] == "UNSUPPORTED_IMAGE"
     digest = cloud.push(echo_image(), "team/app", "1")
     scan = ecr.describe_image_scan_findings(repositoryName="team/app", imageId=image)
     assert scan["imageScanStatus"]["status"] == "UNSUPPORTED_IMAGE" and scan["imageId"]["imageDigest"] == digest

@@ -153,7 +153,8 @@ mod tests {
         # A made-up fault\n\nIt does not exist.\n";
 
     fn example(version: &str) -> LinkedCrate {
-        LinkedCrate { name: "example".into(), version: version.into(), runtime: true, from_crates_io: true }
+        let (name, version) = ("example".to_string(), version.to_string());
+        LinkedCrate { name, version, runtime: true, from_crates_io: true, dependencies: Vec::new() }
     }
 
     #[test]

@@ -13,8 +13,10 @@ use serde_json::Value;
 
 use crate::approval::{self, Approval};
 use crate::context::Context;
+use crate::notebook::Cases;
 use crate::records::{self, Record, Stage};
 use crate::stages::{build, deploy, gate, scan, test};
+use crate::training_image::TrainingImage;
 use crate::{digest, github, lock, paths, terminal};
 
 /// Options of `approve`.
@@ -43,9 +45,9 @@ struct Question {
     verdict: gate::Verdict,
     model: String,
     image: String,
-    training_image: build::TrainingImage,
+    training_image: TrainingImage,
     figures: Vec<Figure>,
-    cases: test::Cases,
+    cases: Cases,
     findings: Value,
     policy_sets: Vec<PolicySet>,
     live: Option<LiveModel>,

@@ -1,7 +1,7 @@
 //! Check: the project's own tests, in one command that continuous integration calls too.
 //!
 //! Rust and Python suffice to run it. Judges that are packages of the operating system (skopeo, podman, Chromium) are listed as
-//! *not run* where they are absent; with `CI=true` their absence is a failure.
+//! *not run* where they are absent; with `CI=true` their absence is a failure. What takes minutes is behind `--full`.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -18,13 +18,16 @@ pub struct Options {
     /// Run only the named parts: format, lint, policies, rust, python, whole.
     #[arg(long, value_name = "PART", value_delimiter = ',')]
     only: Vec<String>,
+    /// Also run the tests that take minutes, such as building the training image.
+    #[arg(long)]
+    full: bool,
 }
 
 /// A part of the check: its name, what it proves, and how it runs.
 struct Part {
     name: &'static str,
     proves: &'static str,
-    run: fn(&Context) -> Result<String>,
+    run: fn(&Context, &Options) -> Result<String>,
 }
 
 const PARTS: [Part; 6] = [
@@ -41,13 +44,14 @@ const PARTS: [Part; 6] = [
 ];
 
 /// Programs of others that judge, and the package that brings them.
-const SYSTEM_JUDGES: [(&str, &str); 6] = [
+const SYSTEM_JUDGES: [(&str, &str); 7] = [
     ("skopeo", "skopeo"),
     ("chromium", "chromium"),
     ("docker-registry", "docker-registry"),
     ("umoci", "umoci"),
     ("podman", "podman"),
     ("runc", "runc"),
+    ("buildah", "buildah"),
 ];
 
 /// Runs all parts, also after one failed, and sums up.
@@ -64,7 +68,7 @@ pub fn run(context: &Context, options: &Options) -> Result<()> {
         eprintln!("{}", terminal::bold(&format!("{}: {}", part.name, part.proves)));
         github::group(part.name);
         let begun = Instant::now();
-        let result = (part.run)(context);
+        let result = (part.run)(context, options);
         github::end_group();
         if let Err(error) = &result {
             terminal::failure(error);
@@ -122,18 +126,18 @@ fn cargo(context: &Context, arguments: &[&str]) -> duct::Expression {
     duct::cmd("cargo", arguments).dir(&context.root)
 }
 
-fn format(context: &Context) -> Result<String> {
+fn format(context: &Context, _: &Options) -> Result<String> {
     show("`cargo fmt` would change files: run it", cargo(context, &["fmt", "--all", "--check"]))?;
     Ok(String::new())
 }
 
-fn lint(context: &Context) -> Result<String> {
+fn lint(context: &Context, _: &Options) -> Result<String> {
     let arguments = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
     show("clippy", cargo(context, &arguments))?;
     Ok(String::new())
 }
 
-fn policies(context: &Context) -> Result<String> {
+fn policies(context: &Context, _: &Options) -> Result<String> {
     let tests = policy::run_tests(&context.root.join("policies"))?;
     if tests.is_empty() {
         return Err(exit::nothing_checked("policies/ has no rule named test_…"));
@@ -160,12 +164,12 @@ fn policies(context: &Context) -> Result<String> {
     }
 }
 
-fn rust(context: &Context) -> Result<String> {
+fn rust(context: &Context, _: &Options) -> Result<String> {
     show("cargo test", cargo(context, &["test", "--workspace", "--locked"]))?;
     Ok(String::new())
 }
 
-fn python(context: &Context) -> Result<String> {
+fn python(context: &Context, _: &Options) -> Result<String> {
     let folder = context.root.join(&context.config.model.directory);
     let environment = tools::python_environment(&context.root, &context.config.model.directory)?;
     let run = |arguments: &[&str]| {
@@ -184,13 +188,17 @@ fn python(context: &Context) -> Result<String> {
     Ok(String::new())
 }
 
-fn whole(context: &Context) -> Result<String> {
+fn whole(context: &Context, options: &Options) -> Result<String> {
     let environment = tools::python_environment(&context.root, Path::new("tests"))?;
     tools::python_environment(&context.root, Path::new("tests/emulators"))?;
     show("build the embedded cloud", cargo(context, &["build", "--locked", "-p", "local-aws", "--examples"]))?;
     let xtask = std::env::current_exe().context("find this program")?;
     let examples = paths::cargo_target(&context.root).join("debug/examples");
-    let tests = duct::cmd(&environment.python, ["-m", "pytest", "-p", "no:cacheprovider", "."])
+    let mut arguments = vec!["-m", "pytest", "-p", "no:cacheprovider", "."];
+    if options.full {
+        arguments.push("--full");
+    }
+    let tests = duct::cmd(&environment.python, arguments)
         .dir(context.root.join("tests"))
         .env("PYTHONPYCACHEPREFIX", &environment.bytecode)
         .env_remove("PYTHONDONTWRITEBYTECODE")

@@ -39,6 +39,13 @@ pub struct Model {
     pub package: String,
 }
 
+impl Model {
+    /// The notebook's path from the uv project.
+    pub fn notebook_in_directory(&self) -> &Path {
+        self.notebook.strip_prefix(&self.directory).unwrap_or(&self.notebook)
+    }
+}
+
 /// What predicts.
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -91,6 +98,11 @@ pub struct Scan {
     pub target: String,
     /// A git URL, or a folder.
     pub advisory_database: String,
+    /// Address of a service in the form of OSV, asked about the locked Python packages; nobody is asked if there is none.
+    #[serde(default)]
+    pub python_advisories: Option<String>,
+    /// How long the registry may take for a scan.
+    pub limit_seconds: u64,
 }
 
 /// Policies that are judged together.
@@ -213,6 +225,29 @@ impl CloudKind {
     }
 }
 
+/// When the training image is built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TrainingImage {
+    /// Never: training and tests run in the locked Python environment.
+    Off,
+    /// Where a container engine answers.
+    WherePossible,
+    /// Always; without a container engine `build` fails.
+    Required,
+}
+
+impl TrainingImage {
+    /// As pipeline.toml and the policies know it.
+    pub fn name(self) -> &'static str {
+        match self {
+            TrainingImage::Off => "off",
+            TrainingImage::WherePossible => "where_possible",
+            TrainingImage::Required => "required",
+        }
+    }
+}
+
 /// Where to.
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -237,6 +272,8 @@ pub struct Environment {
     /// How traffic moves to a new version.
     #[serde(default)]
     pub rollout: Rollout,
+    /// Whether training and tests have an image of their own.
+    pub training_image: TrainingImage,
     pub training_repository: String,
     pub inference_repository: String,
     /// `{account}` stands for the account's number: names of buckets are unique in the world.

@@ -136,6 +136,8 @@ pub struct LinkedCrate {
     /// Whether its code is in the program, rather than only in what built it.
     pub runtime: bool,
     pub from_crates_io: bool,
+    /// Positions in the list of the crates that it needs.
+    pub dependencies: Vec<usize>,
 }
 
 /// Reads the list out of a program's bytes.
@@ -155,6 +157,7 @@ pub fn read_list(program: &[u8]) -> Result<Vec<LinkedCrate>> {
             version: package.version.to_string(),
             runtime: package.kind == DependencyKind::Runtime,
             from_crates_io: package.source == Source::CratesIo,
+            dependencies: package.dependencies,
         })
         .collect())
 }

@@ -18,6 +18,7 @@ mod context;
 mod dependencies;
 mod digest;
 mod doctor;
+mod engine;
 mod exit;
 mod function;
 mod git;
@@ -29,6 +30,7 @@ mod image;
 mod local;
 mod lock;
 mod mail;
+mod notebook;
 mod paths;
 mod pipeline;
 mod policy;
@@ -45,6 +47,7 @@ mod strategy;
 mod terminal;
 mod tools;
 mod tracking;
+mod training_image;
 
 use std::process::ExitCode;
 

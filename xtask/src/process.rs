@@ -83,6 +83,7 @@ pub struct Program {
     arguments: Vec<OsString>,
     folder: PathBuf,
     variables: Vec<(OsString, Option<OsString>)>,
+    input: Vec<u8>,
     limit: Duration,
 }
 
@@ -103,6 +104,7 @@ impl Program {
             arguments: Vec::new(),
             folder: folder.to_path_buf(),
             variables: Vec::new(),
+            input: Vec::new(),
             limit: Duration::from_secs(15 * 60),
         }
     }
@@ -131,6 +133,13 @@ impl Program {
         self
     }
 
+    /// What it reads from its standard input; nothing unless said otherwise. The place for a secret: other users of the
+    /// machine see a program's arguments.
+    pub fn input(mut self, bytes: impl Into<Vec<u8>>) -> Program {
+        self.input = bytes.into();
+        self
+    }
+
     /// How long it may take; a quarter of an hour unless said otherwise.
     pub fn limit(mut self, limit: Duration) -> Program {
         self.limit = limit;
@@ -148,7 +157,7 @@ impl Program {
         }
         let mut expression = duct::cmd(&self.program, &self.arguments)
             .dir(&self.folder)
-            .stdin_null()
+            .stdin_bytes(self.input.as_slice())
             .stderr_to_stdout()
             .stdout_path(log)
             .unchecked();

@@ -13,10 +13,23 @@ use crate::image::{Image, MANIFEST_TYPE};
 /// A repository that this process may read and write.
 pub struct Repository {
     client: Client,
-    auth: RegistryAuth,
+    login: Login,
     registry: String,
     name: String,
 }
+
+/// Who may read and write a registry, for as long as its token lasts.
+pub struct Login {
+    pub user: String,
+    pub password: String,
+    /// Whether the registry speaks without TLS: only the embedded cloud, on loopback, does.
+    pub plain: bool,
+}
+
+/// Media type of a manifest in the form of the Open Container Initiative.
+const OCI_MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
+/// The forms that an image may have, whoever pushed it.
+const MANIFEST_TYPES: [&str; 2] = [MANIFEST_TYPE, OCI_MANIFEST_TYPE];
 
 /// What a push did.
 pub struct Pushed {
@@ -42,14 +55,37 @@ impl Repository {
         let decoded = base64::engine::general_purpose::STANDARD.decode(token).context("decode the registry's token")?;
         let decoded = String::from_utf8(decoded).context("decode the registry's token")?;
         let (user, password) = decoded.split_once(':').context("decode the registry's token")?;
-        // Only the embedded cloud, on loopback, speaks without TLS.
         let plain = data.proxy_endpoint().is_some_and(|endpoint| endpoint.starts_with("http://127.0.0.1:"));
         let protocol =
             if plain { ClientProtocol::HttpsExcept(vec![registry.to_string()]) } else { ClientProtocol::Https };
         let client =
             Client::try_from(ClientConfig { protocol, ..Default::default() }).context("make a registry client")?;
-        let auth = RegistryAuth::Basic(user.to_string(), password.to_string());
-        Ok(Repository { client, auth, registry: registry.to_string(), name: name.to_string() })
+        let login = Login { user: user.to_string(), password: password.to_string(), plain };
+        Ok(Repository { client, login, registry: registry.to_string(), name: name.to_string() })
+    }
+
+    /// Host and port of the registry.
+    pub fn registry(&self) -> &str {
+        &self.registry
+    }
+
+    /// What another program needs to read and write it.
+    pub fn login(&self) -> &Login {
+        &self.login
+    }
+
+    /// The image's full name by tag, as container engines want it.
+    pub fn name_by_tag(&self, tag: &str) -> String {
+        self.tagged(tag).to_string()
+    }
+
+    /// The image's full name by digest, as container engines want it.
+    pub fn name_by_digest(&self, digest: &str) -> String {
+        self.digested(digest).to_string()
+    }
+
+    fn auth(&self) -> RegistryAuth {
+        RegistryAuth::Basic(self.login.user.clone(), self.login.password.clone())
     }
 
     fn tagged(&self, tag: &str) -> Reference {
@@ -62,7 +98,7 @@ impl Repository {
 
     /// Digest of the image that a tag names, if there is one.
     pub async fn digest_of_tag(&self, tag: &str) -> Result<Option<String>> {
-        match self.client.pull_manifest_raw(&self.tagged(tag), &self.auth, &[MANIFEST_TYPE]).await {
+        match self.client.pull_manifest_raw(&self.tagged(tag), &self.auth(), &MANIFEST_TYPES).await {
             Ok((_, digest)) => Ok(Some(digest)),
             Err(error) if is_absent(&error) => Ok(None),
             Err(error) => Err(error).with_context(|| format!("ask the registry for {}:{tag}", self.name)),
@@ -77,12 +113,9 @@ impl Repository {
             if digest == image.digest {
                 return Ok(Pushed { sent: Vec::new(), sent_bytes: 0 });
             }
-            bail!(
-                "{}:{tag} already names {digest}, and tags never move: start a new run (leave --run out, or name another)",
-                self.name
-            );
+            return Err(self.tag_is_taken(tag, &digest));
         }
-        self.client.auth(&reference, &self.auth, RegistryOperation::Push).await.with_context(context)?;
+        self.client.auth(&reference, &self.auth(), RegistryOperation::Push).await.with_context(context)?;
         let mut pushed = Pushed { sent: Vec::new(), sent_bytes: 0 };
         for layer in &image.layers {
             if self.client.blob_exists(&reference, &layer.digest).await.with_context(context)? {
@@ -106,9 +139,38 @@ impl Repository {
         }
     }
 
+    /// Gives the image with this digest one more tag.
+    ///
+    /// # Errors
+    /// The registry does not have the image, or the tag names another one.
+    pub async fn tag(&self, digest: &str, tag: &str) -> Result<()> {
+        match self.digest_of_tag(tag).await? {
+            Some(found) if found == digest => return Ok(()),
+            Some(found) => return Err(self.tag_is_taken(tag, &found)),
+            None => {}
+        }
+        let context = || format!("tag {}@{digest} as {tag}", self.name);
+        let manifest = self.manifest(digest).await?.context("the registry does not have it").with_context(context)?;
+        let media_type = media_type(&manifest).parse().context("name the manifest's media type")?;
+        let reference = self.tagged(tag);
+        self.client.auth(&reference, &self.auth(), RegistryOperation::Push).await.with_context(context)?;
+        self.client.push_manifest_raw(&reference, manifest, media_type).await.with_context(context)?;
+        match self.digest_of_tag(tag).await? {
+            Some(found) if found == digest => Ok(()),
+            found => bail!("{}:{tag} is {found:?} in the registry after tagging {digest}", self.name),
+        }
+    }
+
+    fn tag_is_taken(&self, tag: &str, digest: &str) -> anyhow::Error {
+        anyhow::anyhow!(
+            "{}:{tag} already names {digest}, and tags never move: start a new run (leave --run out, or name another)",
+            self.name
+        )
+    }
+
     /// The manifest with this digest, if the registry has it; its bytes are checked against the digest.
     pub async fn manifest(&self, digest: &str) -> Result<Option<Vec<u8>>> {
-        match self.client.pull_manifest_raw(&self.digested(digest), &self.auth, &[MANIFEST_TYPE]).await {
+        match self.client.pull_manifest_raw(&self.digested(digest), &self.auth(), &MANIFEST_TYPES).await {
             Ok((bytes, _)) => {
                 let found = digest::of_bytes(&bytes);
                 if found != digest {
@@ -134,6 +196,12 @@ impl Repository {
         }
         Ok(bytes)
     }
+}
+
+/// The media type that a manifest says it has; one in the form of the Open Container Initiative need not say it.
+fn media_type(manifest: &[u8]) -> String {
+    let manifest: serde_json::Value = serde_json::from_slice(manifest).unwrap_or_default();
+    manifest["mediaType"].as_str().unwrap_or(OCI_MANIFEST_TYPE).to_string()
 }
 
 fn is_absent(error: &oci_client::errors::OciDistributionError) -> bool {

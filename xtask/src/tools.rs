@@ -11,7 +11,7 @@ use crate::process::Program;
 use crate::{digest, paths, records, terminal};
 
 /// The uv that the lock files were made with.
-const UV_VERSION: &str = "0.13.9";
+pub const UV_VERSION: &str = "0.13.9";
 /// The oldest Python that the locked packages support.
 const PYTHON_MINIMUM: (u32, u32) = (3, 11);
 

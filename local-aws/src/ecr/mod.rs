@@ -62,6 +62,7 @@ pub async fn call(cloud: &Cloud, target: &str, body: &[u8]) -> Result<Response, 
         "BatchDeleteImage" => images::batch_delete(cloud, &input),
         "PutImage" => images::put(cloud, &input),
         "DescribeImageScanFindings" => scan::describe_findings(cloud, &input).await,
+        "StartImageScan" => scan::start(cloud, &input),
         _ => Err(ApiError::new(
             StatusCode::NOT_IMPLEMENTED,
             "UnknownOperationException",

@@ -4,12 +4,16 @@
 //! For tests of what reads findings, `findings/<digest hex>.json` in the state directory holds the answer to give: an object
 //! with `imageScanFindings`, and `imageScanStatus` if that is not `COMPLETE`.
 
-use std::{fs::File, io, path::Path};
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+};
 
 use flate2::read::MultiGzDecoder;
 use serde_json::{Value, json};
 
-use super::{Answer, error, images::find, page, repositories::Repository, repository, with_token};
+use super::{Answer, error, images::find, invalid, page, repositories::Repository, repository, with_token};
 use crate::{
     ACCOUNT_ID, disk,
     server::Cloud,
@@ -45,7 +49,7 @@ pub async fn describe_findings(cloud: &Cloud, input: &Value) -> Answer {
         }
         return Ok(with_token(output, next));
     }
-    if !repository.scan_on_push {
+    if !repository.scan_on_push && !started(cloud, digest).is_some_and(|path| path.exists()) {
         return Err(error(
             "ScanNotFoundException",
             format!(
@@ -59,12 +63,39 @@ pub async fn describe_findings(cloud: &Cloud, input: &Value) -> Answer {
     Ok(output)
 }
 
+/// `StartImageScan`: for an image whose repository does not scan on push, once.
+pub fn start(cloud: &Cloud, input: &Value) -> Answer {
+    let repository = repository(cloud, input)?;
+    let digest = find(&repository, &input["imageId"])?;
+    let started = started(cloud, digest).ok_or_else(|| invalid(format!("`{digest}` is no digest")))?;
+    if repository.scan_on_push || started.exists() {
+        return Err(error(
+            "LimitExceededException",
+            "The scan quota per image has been exceeded. Wait and try again.".to_owned(),
+        ));
+    }
+    disk::write_json(&started, &true)?;
+    let mut output = json!({
+        "registryId": ACCOUNT_ID,
+        "repositoryName": repository.name,
+        "imageId": input["imageId"],
+        "imageScanStatus": { "status": "IN_PROGRESS" },
+    });
+    output["imageId"]["imageDigest"] = json!(digest);
+    Ok(output)
+}
+
+/// The file that says that a scan of the image was asked for.
+fn started(cloud: &Cloud, digest: &str) -> Option<PathBuf> {
+    Some(cloud.root.join("findings").join(format!("{}.started", digest_hex(digest)?)))
+}
+
 /// The status that `DescribeImages` shows, where it takes no reading of layers to know it.
 pub fn known_status(cloud: &Cloud, repository: &Repository, digest: &str) -> Option<Value> {
     if let Ok(Some(injected)) = injected(cloud, digest) {
         return Some(injected.get("imageScanStatus").cloned().unwrap_or_else(|| json!({ "status": "COMPLETE" })));
     }
-    if !repository.scan_on_push {
+    if !repository.scan_on_push && !started(cloud, digest)?.exists() {
         return None;
     }
     let verdict = cloud.root.join("findings").join(format!("{}.os", digest_hex(digest)?));

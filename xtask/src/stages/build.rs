@@ -1,4 +1,5 @@
-//! Build: trains and exports the model, compiles the predictor, assembles the inference image and pushes it.
+//! Build: trains and exports the model, compiles the predictor, assembles the inference image and pushes it; has the
+//! training image built where the environment wants one.
 //!
 //! Reads the sources and the data. Writes `build.json`, beside it the model as `model.joblib` and `model.bin`, the rows
 //! that it was not trained on as `test_split.csv`, and how it was trained as `training.json`.
@@ -17,6 +18,7 @@ use crate::process::Program;
 use crate::records::{Digests, Record, Stage};
 use crate::registry::Repository;
 use crate::terminal::{bytes, note};
+use crate::training_image::{self, TrainingImage};
 use crate::{dependencies, digest, git, github, image, paths, terminal, tools};
 
 /// What was built.
@@ -73,13 +75,6 @@ pub struct LayerRecord {
     pub pushed: bool,
 }
 
-/// The image that training and tests run in, or why there is none.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct TrainingImage {
-    pub built: bool,
-    pub reason: String,
-}
-
 /// Files that training leaves in the run's folder.
 const FILES: [&str; 4] = ["model.joblib", "model.bin", "test_split.csv", "training.json"];
 
@@ -100,6 +95,8 @@ pub fn run(context: &Context) -> Result<Record<Content>> {
     let work = context.begin(Stage::Build)?;
     note(&format!("run {run}"));
 
+    // First, because only it can find that something must be installed.
+    let training_image = training_image::provide(context, &run, &work.log("training-image"))?;
     let environment = tools::python_environment(&context.root, &context.config.model.directory)?;
     let training = train(context, &environment, &work.folder, &work.log("train"))?;
     let programs = compile(&context.root, &context.config.inference, &work.log("compile"))?;
@@ -127,10 +124,7 @@ pub fn run(context: &Context) -> Result<Record<Content>> {
             target: context.config.inference.architecture.rust_target().to_string(),
         },
         image: image_record,
-        training_image: TrainingImage {
-            built: false,
-            reason: "this environment trains in the locked Python environment".to_string(),
-        },
+        training_image,
         toolchain: serde_json::json!({"rustc": rustc_version()?, "python": training["versions"]}),
     };
     let record = work.finish(inputs, &FILES, content)?;
@@ -152,7 +146,9 @@ pub fn inputs(context: &Context) -> Result<Digests> {
     ] {
         inputs.insert(path.display().to_string(), digest::of_tree(&root.join(path))?);
     }
-    let parts = (&config.model, &config.inference, &context.environment.inference_repository);
+    let environment = &context.environment;
+    let repositories = (&environment.inference_repository, &environment.training_repository);
+    let parts = (&config.model, &config.inference, repositories, environment.training_image);
     inputs.insert("configuration".into(), context.configuration_digest(&parts)?);
     inputs.insert("rustc".into(), digest::of_bytes(rustc_version()?.as_bytes()));
     Ok(inputs)
@@ -194,7 +190,9 @@ fn reusable(context: &Context, inputs: &Digests) -> Result<Option<Record<Content
         let uri = cloud.ensure_repository(&record.content.image.repository).await?;
         Repository::open(cloud, &uri).await?.manifest(&record.content.image.digest).await
     })?;
-    if pushed.is_none() {
+    let training = record.content.training_image.image.as_ref();
+    let training_is_there = training.map_or(Ok(true), |image| training_image::is_there(context, image))?;
+    if pushed.is_none() || !training_is_there {
         note("the registry no longer has the image, building anew");
         return Ok(None);
     }
@@ -320,7 +318,11 @@ fn report(record: &Record<Content>) {
 fn set_outputs(record: &Record<Content>) -> Result<()> {
     github::output("run", &record.run)?;
     github::output("model_digest", &record.content.model.digest)?;
-    github::output("image_digest", &record.content.image.digest)
+    github::output("image_digest", &record.content.image.digest)?;
+    match &record.content.training_image.image {
+        Some(image) => github::output("training_image_digest", &image.digest),
+        None => Ok(()),
+    }
 }
 
 /// The function's program, compiled as `build` compiles it.

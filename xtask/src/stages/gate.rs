@@ -16,6 +16,7 @@ use crate::policy::{self, Outcome};
 use crate::records::{Digests, Record, Stage};
 use crate::stages::{build, scan, test};
 use crate::terminal::{note, warning};
+use crate::training_image::TrainingImage;
 use crate::{digest, exit, github, records, sarif};
 
 /// What was decided, and on what.
@@ -105,7 +106,8 @@ fn inputs(context: &Context) -> Result<Digests> {
         let digest = if full.is_file() { digest::of_file(&full)? } else { "absent".to_string() };
         inputs.insert(path.display().to_string(), digest);
     }
-    inputs.insert("configuration".into(), context.configuration_digest(&context.config.policy_sets)?);
+    let parts = (&context.config.policy_sets, context.environment.training_image);
+    inputs.insert("configuration".into(), context.configuration_digest(&parts)?);
     Ok(inputs)
 }
 
@@ -117,6 +119,7 @@ fn input(context: &Context, build: &Record<build::Content>) -> (Value, Vec<Strin
         "cloud": context.environment.cloud.name(),
         "image_digest": build.content.image.digest,
         "image_model": build.content.model.digest,
+        "training_image": training_image_input(context, &build.content.training_image),
     });
     let build_digest = context.record_digest(Stage::Build).unwrap_or_default();
     let fits = |stage: Stage, inputs: &Digests| match inputs.get(Stage::Build.file()) {
@@ -148,27 +151,48 @@ fn input(context: &Context, build: &Record<build::Content>) -> (Value, Vec<Strin
     (input, evidence)
 }
 
+/// What the environment wants, and what there is.
+fn training_image_input(context: &Context, training: &TrainingImage) -> Value {
+    json!({
+        "wanted": context.environment.training_image.name(),
+        "built": training.built,
+        "reason": training.reason,
+        "digest": training.image.as_ref().map(|image| &image.digest),
+    })
+}
+
 fn scan_input(scan: &scan::Content) -> Value {
-    // A registry that has counted leaves the severities out that it did not find. One that has not counted at all
-    // keeps `null`: that is not zero.
-    let counts = scan.registry.counts.as_ref().map(|counts| {
-        let number = |severity: &&str| (severity.to_string(), counts.get(*severity).copied().unwrap_or(0));
-        SEVERITIES.iter().map(number).collect::<BTreeMap<_, _>>()
-    });
     json!({
         "digest": scan.image,
-        "image": {
-            "status": scan.registry.status,
-            "description": scan.registry.description,
-            "counts": counts,
-        },
-        "crates": {
-            "status": scan.crates.status,
-            "reason": scan.crates.reason,
-            "packages": scan.crates.packages,
-            "vulnerabilities": scan.crates.vulnerabilities.len(),
-            "warnings": scan.crates.notices.len(),
-        },
+        "image": image_scan_input(&scan.registry),
+        "training_image": scan.training_image.as_ref().map(|training| {
+            json!({"digest": training.image, "image": image_scan_input(&training.registry)})
+        }),
+        "crates": packages_scan_input(&scan.crates),
+        "python": packages_scan_input(&scan.python),
+    })
+}
+
+fn image_scan_input(scan: &scan::RegistryScan) -> Value {
+    // A registry that has counted leaves the severities out that it did not find. One that has not counted at all
+    // keeps `null`: that is not zero.
+    let counts = scan.counts.as_ref().map(|counts| {
+        let number = |severity: &&str| (severity.to_string(), counts.get(*severity).copied().unwrap_or(0));
+        let known = SEVERITIES.iter().map(number);
+        // A severity that is not known here is for the policy to refuse.
+        let unknown = counts.iter().filter(|(severity, _)| !SEVERITIES.contains(&severity.as_str()));
+        known.chain(unknown.map(|(severity, count)| (severity.clone(), *count))).collect::<BTreeMap<_, _>>()
+    });
+    json!({"status": scan.status, "description": scan.description, "counts": counts})
+}
+
+fn packages_scan_input(scan: &scan::PackagesScan) -> Value {
+    json!({
+        "status": scan.status,
+        "reason": scan.reason,
+        "packages": scan.packages,
+        "vulnerabilities": scan.vulnerabilities.len(),
+        "warnings": scan.notices.len(),
     })
 }
 
@@ -258,23 +282,7 @@ mod tests {
 
     #[test]
     fn counts_that_are_absent_stay_absent() {
-        let mut scan = scan::Content {
-            image: "sha256:1".into(),
-            registry: scan::RegistryScan {
-                status: "COMPLETE".into(),
-                description: String::new(),
-                counts: None,
-                findings: Vec::new(),
-            },
-            crates: scan::CratesScan {
-                status: "done".into(),
-                reason: String::new(),
-                packages: 1,
-                vulnerabilities: Vec::new(),
-                notices: Vec::new(),
-            },
-            summary: Value::Null,
-        };
+        let mut scan = scan::tests::content();
         assert!(scan_input(&scan)["image"]["counts"].is_null());
         scan.registry.counts = Some(BTreeMap::from([("HIGH".to_string(), 2)]));
         assert_eq!(scan_input(&scan)["image"]["counts"]["HIGH"], 2);

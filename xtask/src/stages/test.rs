@@ -6,20 +6,19 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::BufReader;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
-use junit_parser::{TestCase, TestStatus, TestSuite};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::context::{Context, Work};
+use crate::notebook::{Cases, Place};
 use crate::process::Program;
 use crate::records::{Digests, Record, Stage};
 use crate::stages::{build, deploy, scan};
-use crate::terminal::{note, warning};
-use crate::{digest, exit, github, image, tools, tracking};
+use crate::terminal::note;
+use crate::{digest, github, image, notebook, tools, tracking};
 
 /// What was measured.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -29,22 +28,13 @@ pub struct Content {
     /// The image that it was taken from.
     pub image: String,
     pub cases: Cases,
+    /// Where the notebook's tests ran.
+    pub notebook: Place,
     /// The content of metrics.json.
     pub metrics: Value,
     /// Where the report can be read.
     pub report_url: String,
     pub report_key: String,
-}
-
-/// Test cases, counted one by one.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Cases {
-    pub total: u64,
-    pub passed: u64,
-    pub failed: u64,
-    pub skipped: u64,
-    /// Names of those that failed.
-    pub failures: Vec<String>,
 }
 
 const FILES: [&str; 5] =
@@ -77,13 +67,14 @@ pub fn run(context: &Context) -> Result<Record<Content>> {
     context.block_on(context.cloud()?.ensure_bucket(environment))?;
     let model = model_of_image(context, &work, &build)?;
     let python = tools::python_environment(&context.root, &context.config.model.directory)?;
-    let cases = run_notebook(context, &work, &python)?;
+    let (cases, place) = notebook::run_tests(context, &work, &python, &build.content.training_image)?;
     let metrics = measure(context, &work, &python, &model, &build.content.model.digest)?;
     let report_url = upload_report(context, &work)?;
     let content = Content {
         model: build.content.model.digest.clone(),
         image: build.content.image.digest.clone(),
         cases,
+        notebook: place,
         metrics,
         report_url,
         report_key: environment.report_key.clone(),
@@ -98,7 +89,9 @@ pub fn run(context: &Context) -> Result<Record<Content>> {
 
 /// Takes the model out of the image in the registry and checks that it is the one that build.json names.
 fn model_of_image(context: &Context, work: &Work, build: &Record<build::Content>) -> Result<std::path::PathBuf> {
-    let bytes = context.block_on(scan::file_of(context.cloud()?, &build.content.image, 1, image::MODEL_PATH))?;
+    let image = &build.content.image;
+    let bytes =
+        context.block_on(scan::file_of(context.cloud()?, &image.repository, &image.digest, 1, image::MODEL_PATH))?;
     let found = digest::of_bytes(&bytes);
     if found != build.content.model.digest {
         bail!(
@@ -110,78 +103,6 @@ fn model_of_image(context: &Context, work: &Work, build: &Record<build::Content>
     let path = work.folder.join("model-of-image.bin");
     crate::records::write_atomically(&path, &bytes)?;
     Ok(path)
-}
-
-/// Runs the notebook's tests and counts the cases.
-fn run_notebook(context: &Context, work: &Work, python: &tools::Environment) -> Result<Cases> {
-    let model = &context.config.model;
-    let folder = context.root.join(&model.directory);
-    let notebook = context.root.join(&model.notebook);
-    let notebook = notebook.strip_prefix(&folder).unwrap_or(&notebook);
-    let report = work.folder.join("report.xml");
-    let ended = python
-        .module("run the notebook's tests", "pytest", &folder)
-        .args(["-p", "no:cacheprovider", "--nbval-lax"])
-        .arg(notebook)
-        .arg(format!("--junitxml={}", report.display()))
-        // The notebook's last cell proves that it describes the model that ships.
-        .env("CCAPPROVAL_MODEL", work.folder.join("model.bin"))
-        .run_to_end(&work.log("notebook"))?;
-    let cases = read_cases(&report).with_context(|| format!("its output is in {}", ended.log.display()))?;
-    // pytest: 0 all passed, 1 some failed; anything else is not an answer about the cases.
-    match ended.code {
-        Some(0) if cases.failed == 0 => {}
-        Some(1) if cases.failed > 0 => {
-            warning(&format!("{} of {} cases failed: {}", cases.failed, cases.total, cases.failures.join(", ")));
-            eprintln!("{}", crate::process::tail(&ended.log, 30));
-        }
-        code => bail!(
-            "pytest ended with {code:?} while report.xml counts {} failed cases of {}\n{}\nall of its output: {}",
-            cases.failed,
-            cases.total,
-            crate::process::tail(&ended.log, 25),
-            ended.log.display()
-        ),
-    }
-    Ok(cases)
-}
-
-/// Counts the cases of a JUnit report one by one: the totals that a report claims are not relied on.
-///
-/// # Errors
-/// No report, one that is no JUnit, or (exit code 4) one without a case.
-fn read_cases(path: &Path) -> Result<Cases> {
-    let file = fs::File::open(path).with_context(|| format!("the tests left no report: open {}", path.display()))?;
-    let suites =
-        junit_parser::from_reader(BufReader::new(file)).with_context(|| format!("understand {}", path.display()))?;
-    let mut cases = Cases::default();
-    for suite in &suites.suites {
-        count(suite, &mut cases);
-    }
-    if cases.total == 0 {
-        return Err(exit::nothing_checked(format!(
-            "{} has no test case: tests that did not run prove nothing",
-            path.display()
-        )));
-    }
-    Ok(cases)
-}
-
-fn count(suite: &TestSuite, cases: &mut Cases) {
-    for TestCase { name, status, .. } in &suite.cases {
-        cases.total += 1;
-        match status {
-            TestStatus::Success => cases.passed += 1,
-            TestStatus::Skipped(_) => cases.skipped += 1,
-            _ => {
-                cases.failed += 1;
-                cases.failures.push(name.clone());
-            }
-        }
-    }
-    for inner in &suite.suites {
-        count(inner, cases);
-    }
 }
 
 /// Scores the test split with the Rust program and the model of the image, and has Python judge the predictions.
@@ -244,10 +165,10 @@ fn shared_variables(text: &str) -> (BTreeMap<String, String>, Vec<String>) {
 }
 
 fn report(record: &Record<Content>) {
-    let Content { cases, metrics, report_url, .. } = &record.content;
+    let Content { cases, notebook, metrics, report_url, .. } = &record.content;
     note(&format!(
-        "notebook: {} cases, {} passed, {} failed, {} skipped",
-        cases.total, cases.passed, cases.failed, cases.skipped
+        "notebook: {} cases, {} passed, {} failed, {} skipped, in the {}",
+        cases.total, cases.passed, cases.failed, cases.skipped, notebook.kind
     ));
     let points = metrics["fairnessScoreEqualOpportunity"].as_f64();
     note(&format!(
@@ -277,13 +198,14 @@ fn set_outputs(context: &Context, record: &Record<Content>) -> Result<()> {
     let content = &record.content;
     github::summary(&format!(
         "### Test\n\n| | |\n|---|---|\n| model | `{}` |\n| accuracy | {} |\n| equal opportunity difference (points) | {} |\n\
-         | test cases | {} passed, {} failed, {} skipped |\n| report | {} |",
+         | test cases | {} passed, {} failed, {} skipped, in the {} |\n| report | {} |",
         content.model,
         content.metrics["accuracy"],
         content.metrics["fairnessScoreEqualOpportunity"],
         content.cases.passed,
         content.cases.failed,
         content.cases.skipped,
+        content.notebook.kind,
         content.report_url
     ))
 }
@@ -291,34 +213,6 @@ fn set_outputs(context: &Context, record: &Record<Content>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn cases_of(text: &str) -> Result<Cases> {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("report.xml");
-        fs::write(&path, text).unwrap();
-        read_cases(&path)
-    }
-
-    #[test]
-    fn cases_are_counted_wherever_they_stand() {
-        let bare = r#"<testsuite tests="0"><testcase name="a"/><testcase name="b"><failure message="no"/></testcase></testsuite>"#;
-        let cases = cases_of(bare).unwrap();
-        assert_eq!((cases.total, cases.passed, cases.failed), (2, 1, 1));
-        let nested = r#"<testsuites><testsuite><testsuite><testcase name="a"><skipped/></testcase>
-            <testcase name="b"><error message="x"/></testcase></testsuite></testsuite></testsuites>"#;
-        let cases = cases_of(nested).unwrap();
-        assert_eq!((cases.skipped, cases.failed, cases.failures), (1, 1, vec!["b".to_string()]));
-    }
-
-    #[test]
-    fn no_case_is_nothing_checked() {
-        for text in ["<testsuites/>", "<testsuites><testsuite tests=\"5\"></testsuite></testsuites>"] {
-            let error = cases_of(text).unwrap_err();
-            assert_eq!(exit::answer_of(&error), Some(exit::Answer::NothingChecked), "{text}");
-        }
-        assert!(exit::answer_of(&cases_of("<testsuites").unwrap_err()).is_none());
-        assert!(read_cases(Path::new("/nonexistent/report.xml")).is_err());
-    }
 
     #[test]
     fn unknown_variables_are_told_apart() {
