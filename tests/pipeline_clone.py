@@ -9,6 +9,7 @@ import textwrap
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar
 
 ROOT = Path(__file__).resolve().parent.parent
 CLONES = ROOT / "target" / "tests"
@@ -28,11 +29,17 @@ def neutral_environment() -> dict[str, str]:
 
 
 class Clone:
-    """A clone at a fixed place, so that cargo's cache serves every time; everything else begins empty."""
+    """A clone at a fixed place, so that cargo's cache serves every time; everything else begins empty.
+
+    Who makes one takes the place from whoever had it, and that one is used no more: files of tests run one after the other.
+    """
+
+    newest: ClassVar[dict[Path, object]] = {}
 
     def __init__(self, name: str, of: "Clone | None" = None, training_image: str = "off"):
         self.path = CLONES / name
         self.build = CLONES / f"{name}-build"
+        Clone.newest[self.path] = self
         if self.path.exists():
             shutil.rmtree(self.path)
         if of:
@@ -75,6 +82,7 @@ class Clone:
         return neutral_environment() | {"CARGO_TARGET_DIR": str(self.build), "LOCAL_AWS_PORT": "0", "NO_COLOR": "1"} | variables
 
     def start(self, *arguments: str, cwd: Path | None = None, **variables: str) -> subprocess.Popen:
+        assert Clone.newest[self.path] is self, f"{self.path} belongs to another test by now"
         # A job of a shell that runs in the background ignores Ctrl-C, and so would all that it starts.
         return subprocess.Popen([str(xtask_program()), *arguments], cwd=cwd or self.path, text=True,
                                 env=self.environment(**variables), stdin=subprocess.DEVNULL,

@@ -111,6 +111,7 @@ class Runner:
         self.origin.git("remote", "add", "origin", f"https://github.com/{REPOSITORY}.git")
         # The folder that test_pipeline.py builds in: the predictor is not compiled cold once more.
         self.workspace = self.origin.path.with_name("clone")
+        Clone.newest[self.workspace] = self
         self.github = github
         self.variables = variables
 

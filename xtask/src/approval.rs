@@ -263,7 +263,7 @@ async fn reviews() -> Result<Vec<Review>> {
         .timeout(std::time::Duration::from_secs(30))
         .build()
         .context("make an HTTP client")?;
-    let mut pause = std::time::Duration::from_secs(1);
+    let mut pause = std::time::Duration::from_millis(500);
     let mut attempt = 0;
     loop {
         attempt += 1;

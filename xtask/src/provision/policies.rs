@@ -92,12 +92,13 @@ pub fn deploy_permissions(environment: &Environment) -> Value {
     // An environment that promotes another deploys what that one pushed, and cannot bring in anything else.
     if environment.promotes.is_none() {
         statements.push(json!({
-            "Sid": "PushImages",
+            "Sid": "PushAndScanImages",
             "Effect": "Allow",
             "Action": [
                 "ecr:CompleteLayerUpload",
                 "ecr:InitiateLayerUpload",
                 "ecr:PutImage",
+                "ecr:StartImageScan",
                 "ecr:UploadLayerPart",
             ],
             "Resource": [training, inference],
@@ -135,6 +136,7 @@ pub fn deploy_permissions(environment: &Environment) -> Value {
                 "lambda:GetFunctionUrlConfig",
                 "lambda:GetPolicy",
                 "lambda:InvokeFunction",
+                "lambda:ListVersionsByFunction",
                 "lambda:PublishVersion",
                 "lambda:RemovePermission",
                 "lambda:UpdateAlias",
@@ -350,14 +352,11 @@ mod tests {
             "s3:PutBucketPublicAccessBlock",
             "s3:PutEncryptionConfiguration",
         ];
-        // Calls of the registry's own protocol; what Lambda and presigned links do with the caller's permissions; what the
-        // health of a deployment is judged by.
+        // Calls of the registry's own protocol; what Lambda and presigned links do with the caller's permissions.
         let by_others = [
-            "cloudwatch:GetMetricStatistics",
             "ecr:BatchCheckLayerAvailability",
             "ecr:BatchGetImage",
             "ecr:CompleteLayerUpload",
-            "ecr:DescribeImages",
             "ecr:GetDownloadUrlForLayer",
             "ecr:GetRepositoryPolicy",
             "ecr:InitiateLayerUpload",

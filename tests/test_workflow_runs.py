@@ -94,6 +94,7 @@ def test_records_of_all_jobs_speak_of_the_same_bytes(run):
     assert (verdict["environment"], verdict["verdict"], verdict["image"]) == ("production", "allow", image)
     deployed = record(run, "production", "deploy.json")
     assert (deployed["environment"], deployed["image"], deployed["failure"]) == ("production", image, None)
+    assert deployed["approval"]["approved_by"] == ["a-reviewer"] and deployed["approval"]["through"] == "github"
     assert record(run, "production", "monitor.json")["healthy"] is True
     assert {record(run, "production", f"{stage}.json")["run"] for stage in ("gate", "deploy", "monitor")} == {RUN}
 
@@ -198,13 +199,15 @@ def plant(runner: Runner, run: Result, fault) -> Path:
         (lambda jobs: without(jobs["production"], "Take over the verdict"), "production", "gate.json is missing"),
         (lambda jobs: jobs["production-gate"]["outputs"].pop("artifact"), "production", "has no artifact ''"),
         (lambda jobs: without(jobs["production"], "Sign in to AWS"), "production", "whose credentials these are"),
+        (lambda jobs: step(jobs["production"], "Deploy")["env"].pop("GATE_DIGEST"), "production", "GATE_DIGEST is not set"),
+        (lambda jobs: step(jobs["production"], "Deploy")["env"].pop("GITHUB_TOKEN"), "production", "GITHUB_TOKEN is not set"),
         (lambda jobs: calling(jobs["production"], "Monitor", "cargo xtask monitor --env production --runs 1"),
          "production", "--runs"),
     ],
     ids=[
         "nothing", "records not handed on", "records not taken over", "run not named", "wrong environment",
         "wrong command", "verdict not handed on", "verdict not taken over", "name not handed on", "not signed in",
-        "wrong option",
+        "digest not handed on", "no token", "wrong option",
     ],
 )  # fmt: skip
 def test_faulty_workflow_fails_where_the_fault_is(runner, run, fault, failed, said):
@@ -215,6 +218,16 @@ def test_faulty_workflow_fails_where_the_fault_is(runner, run, fault, failed, sa
     assert result.code != 0
     assert [job for job, ended in result.jobs.items() if ended == "failure"] == [failed]
     assert said in result.log()
+
+
+def test_nobody_approved(runner, run, github):
+    path = f"/repos/{REPOSITORY}/actions/runs/{RUN_ID}/approvals"
+    approvals, github.answers[path] = github.answers[path], []
+    try:
+        result = runner.run(plant(runner, run, lambda jobs: None), **ACCOUNT)
+    finally:
+        github.answers[path] = approvals
+    assert result.jobs["production"] == "failure" and "no reviewer" in result.log()
 
 
 def test_denied_model_is_said_in_code_scanning_and_goes_nowhere(runner, run):
