@@ -522,6 +522,15 @@ def test_interrupted_stage_is_done_again(clone, stage, forget):
     assert live_model(clone) == clone.record("build")["model"]["digest"]
 
 
+def test_build_that_was_not_pushed_goes_on_there(clone):
+    before = clone.record("build")
+    (clone.run_folder() / "build.json").unlink()
+    assert "going on with the push" in clone.xtask("build").err
+    after = clone.record("build")
+    assert (after["run"], after["image"]["digest"]) == (before["run"], before["image"]["digest"])
+    clone.xtask("pipeline")
+
+
 # Another model. These tests retrain, so they come last.
 
 

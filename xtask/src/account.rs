@@ -5,7 +5,7 @@
 //! again.
 
 use std::fmt;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use aws_credential_types::provider::ProvideCredentials;
@@ -14,6 +14,7 @@ use aws_sigv4::sign::v4;
 use serde_json::Value;
 
 use crate::cloud::Cloud;
+use crate::patience;
 
 /// A service and how it is spoken to.
 pub struct Service {
@@ -41,9 +42,6 @@ pub const CLOUDWATCH: Service =
 /// Log groups.
 pub const LOGS: Service =
     Service { name: "logs", host: "logs", global: false, protocol: Protocol::Json("Logs_20140328") };
-
-/// How often a call is tried.
-const ATTEMPTS: u32 = 5;
 
 /// What a service answered instead of a result.
 #[derive(Debug)]
@@ -127,20 +125,9 @@ impl Cloud {
         target: Option<&str>,
         body: String,
     ) -> Result<String> {
-        let mut pause = Duration::from_millis(200);
-        let mut attempt = 1;
-        loop {
-            let result = self.send_once(service, content_type, target, body.clone()).await;
-            match result {
-                Err(error) if attempt < ATTEMPTS && is_worth_another_try(&error) => {
-                    tokio::time::sleep(pause).await;
-                    pause *= 2;
-                    attempt += 1;
-                }
-                Err(error) => return Err(error.context(format!("call {}'s {operation}", service.name))),
-                Ok(text) => return Ok(text),
-            }
-        }
+        patience::retry(is_worth_another_try, || self.send_once(service, content_type, target, body.clone()))
+            .await
+            .with_context(|| format!("call {}'s {operation}", service.name))
     }
 
     async fn send_once(

@@ -5,20 +5,20 @@
 //! `AWS_ENDPOINT_URL` included, and refuse an account that is not theirs.
 
 use std::path::Path;
-use std::time::Duration;
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail};
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, ConfigLoader, Region, SdkConfig};
-use aws_sdk_s3::config::Credentials;
+use aws_sdk_s3::config::{Credentials, SharedHttpClient};
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_http_client::Builder;
 use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
 use local_aws::{LocalCloud, Options, StartError};
 
 use crate::config::{CloudKind, Environment};
-use crate::{http, paths, terminal};
+use crate::{http, paths, patience, terminal};
 
 /// Clients of the services, and the embedded cloud if this process runs it.
 pub struct Cloud {
@@ -45,6 +45,7 @@ pub fn port(environment: &Environment) -> Result<u16> {
 impl Cloud {
     /// Connects to the environment's cloud.
     pub async fn connect(root: &Path, environment: &Environment) -> Result<Cloud> {
+        patience::check()?;
         match environment.cloud {
             CloudKind::Embedded => Cloud::connect_embedded(root, environment).await,
             CloudKind::Aws => Cloud::connect_aws(environment).await,
@@ -175,16 +176,23 @@ impl Cloud {
 
 /// Settings that all clients share.
 fn loader(environment: &Environment) -> ConfigLoader {
-    // The SDK's default client brings a C library that takes as long to compile as the SDK itself.
-    let https = Builder::new().tls_provider(tls::Provider::Rustls(CryptoMode::Ring)).build_https();
+    // The SDK's default client brings a C library that takes as long to compile as the SDK itself. One serves the whole
+    // process: making one reads all certificates of the system.
+    static HTTPS: OnceLock<SharedHttpClient> = OnceLock::new();
+    let https =
+        HTTPS.get_or_init(|| Builder::new().tls_provider(tls::Provider::Rustls(CryptoMode::Ring)).build_https());
     let timeouts = TimeoutConfig::builder()
-        .connect_timeout(Duration::from_secs(10))
-        .operation_attempt_timeout(Duration::from_secs(60))
+        .connect_timeout(patience::CONNECT_TIMEOUT)
+        .operation_attempt_timeout(patience::attempt_timeout())
         .build();
+    let retries = RetryConfig::standard()
+        .with_max_attempts(patience::ATTEMPTS)
+        .with_initial_backoff(patience::first_pause())
+        .with_max_backoff(patience::LONGEST_PAUSE);
     aws_config::defaults(BehaviorVersion::latest())
-        .http_client(https)
+        .http_client(https.clone())
         .region(Region::new(environment.region.clone()))
-        .retry_config(RetryConfig::standard().with_max_attempts(5))
+        .retry_config(retries)
         .timeout_config(timeouts)
 }
 

@@ -1,12 +1,17 @@
 //! The function, its address and who may call it: as `deploy` makes them on the first run and `provision` keeps them.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use aws_sdk_lambda::operation::get_function_url_config::GetFunctionUrlConfigOutput;
 use aws_sdk_lambda::types::{Cors, FunctionCode, FunctionUrlAuthType, PackageType};
+use aws_sdk_s3::error::ProvideErrorMetadata;
 use serde_json::{Value, json};
 
-use crate::cloud::{Cloud, service_error};
+use crate::cloud::{Cloud, service_error, unless};
 use crate::config::{Architecture, CloudKind, Environment};
+use crate::patience;
+
+/// It exists already, or another update of the function runs.
+const CONFLICT: &str = "ResourceConflictException";
 
 /// Makes the function from an image that is in the registry.
 pub async fn create(
@@ -37,26 +42,49 @@ pub async fn create(
 }
 
 /// The alias's address; made, or brought to what the environment says, together with who may call it.
+///
+/// Every attempt begins by reading what is there: a change whose answer was lost is found done, and one that was refused
+/// because another update ran is made later.
 pub async fn ensure_url(cloud: &Cloud, environment: &Environment) -> Result<String> {
+    let mut pause = patience::first_pause();
+    for _ in 0..patience::ATTEMPTS {
+        if let Some(url) = set_address(cloud, environment).await?
+            && set_permissions(cloud, environment).await?
+        {
+            return Ok(url);
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(patience::LONGEST_PAUSE);
+    }
+    bail!("set the URL of {}: it is busy with other updates, try again later", environment.function)
+}
+
+/// Brings the alias's address to what the environment says; none if that was refused for now.
+async fn set_address(cloud: &Cloud, environment: &Environment) -> Result<Option<String>> {
     let (function, alias) = (&environment.function, &environment.alias);
     let (auth, cors) = (auth_type(environment), cors(cloud, environment)?);
-    let url = match address(cloud, environment).await? {
-        Some(found) if address_differences(&found, &auth, &cors).is_empty() => found.function_url,
+    match address(cloud, environment).await? {
+        Some(found) if address_differences(&found, &auth, &cors).is_empty() => Ok(Some(found.function_url)),
         Some(_) => {
             let request = cloud.lambda.update_function_url_config().function_name(function).qualifier(alias);
-            let changed = request.auth_type(auth).cors(cors).send().await.map_err(service_error);
-            changed.context("change the function's URL")?.function_url
+            let changed = unless(request.auth_type(auth).cors(cors).send().await, CONFLICT);
+            Ok(changed.context("change the function's URL")?.map(|changed| changed.function_url))
         }
         None => {
             let request = cloud.lambda.create_function_url_config().function_name(function).qualifier(alias);
-            let made = request.auth_type(auth).cors(cors).send().await.map_err(service_error);
-            made.context("create the function's URL")?.function_url
+            let made = unless(request.auth_type(auth).cors(cors).send().await, CONFLICT);
+            Ok(made.context("create the function's URL")?.map(|made| made.function_url))
         }
-    };
-    for change in permission_changes(&permissions(cloud, environment).await?, environment.public) {
-        change.make(cloud, environment).await?;
     }
-    Ok(url)
+}
+
+/// Lets in who may call the function, and nobody else; whether that is so now.
+async fn set_permissions(cloud: &Cloud, environment: &Environment) -> Result<bool> {
+    let mut all = true;
+    for change in permission_changes(&permissions(cloud, environment).await?, environment.public) {
+        all &= change.make(cloud, environment).await?;
+    }
+    Ok(all)
 }
 
 /// What [`ensure_url`] would change.
@@ -166,7 +194,8 @@ impl PermissionChange {
         }
     }
 
-    async fn make(&self, cloud: &Cloud, environment: &Environment) -> Result<()> {
+    /// Makes the change; gives whether it was made, or refused for now.
+    async fn make(&self, cloud: &Cloud, environment: &Environment) -> Result<bool> {
         let (function, alias) = (&environment.function, &environment.alias);
         match self {
             PermissionChange::Add(permission) => {
@@ -176,24 +205,18 @@ impl PermissionChange {
                     "lambda:FunctionUrlAuthType" => request.function_url_auth_type(FunctionUrlAuthType::None),
                     _ => request.invoked_via_function_url(true),
                 };
-                match request.send().await {
-                    Ok(_) => Ok(()),
-                    // Somebody else was quicker.
-                    Err(error)
-                        if error.as_service_error().is_some_and(|error| error.is_resource_conflict_exception()) =>
-                    {
-                        Ok(())
-                    }
-                    Err(error) => {
-                        Err(service_error(error)).with_context(|| format!("allow {} to the public", permission.action))
-                    }
-                }
+                let added = unless(request.send().await, CONFLICT);
+                Ok(added.with_context(|| format!("allow {} to the public", permission.action))?.is_some())
             }
             PermissionChange::Remove(id) => {
                 let request = cloud.lambda.remove_permission().function_name(function).qualifier(alias);
-                let removed = request.statement_id(id).send().await.map_err(service_error);
-                removed.with_context(|| format!("remove the permission {id}"))?;
-                Ok(())
+                match request.statement_id(id).send().await {
+                    Ok(_) => Ok(true),
+                    Err(error) if [Some(CONFLICT), Some("ResourceNotFoundException")].contains(&error.code()) => {
+                        Ok(false)
+                    }
+                    Err(error) => Err(service_error(error)).with_context(|| format!("remove the permission {id}")),
+                }
             }
         }
     }

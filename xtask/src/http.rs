@@ -1,15 +1,15 @@
 //! The HTTP client of everything that is no AWS SDK: the registry, GitHub, published files.
 
-use std::time::Duration;
-
 use anyhow::{Context as _, Result};
+
+use crate::patience;
 
 /// A client with time limits.
 pub fn client() -> Result<reqwest::Client> {
     // Once a process; whoever was first chose the same.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let builder = reqwest::Client::builder().connect_timeout(Duration::from_secs(10));
-    builder.timeout(Duration::from_secs(60)).user_agent("cargo-xtask").build().context("make an HTTP client")
+    let builder = reqwest::Client::builder().connect_timeout(patience::CONNECT_TIMEOUT);
+    builder.timeout(patience::attempt_timeout()).user_agent("cargo-xtask").build().context("make an HTTP client")
 }
 
 /// The causes of a failed call in one line; reqwest's own text hides the one that matters.

@@ -32,6 +32,7 @@ mod lock;
 mod mail;
 mod notebook;
 mod paths;
+mod patience;
 mod pipeline;
 mod policy;
 mod process;
@@ -115,10 +116,7 @@ enum Command {
     /// Say what the environment needs, what of it is missing, and which command brings it.
     Doctor,
     /// Measure against a peer in the same run.
-    Bench {
-        /// What to measure.
-        name: String,
-    },
+    Bench(bench::Options),
 }
 
 fn main() -> ExitCode {
@@ -157,6 +155,6 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Status => status::run(&context),
         Command::Check(options) => check::run(&context, &options),
         Command::Doctor => doctor::run(&context),
-        Command::Bench { name } => bench::run(&context.root, &name, context.json),
+        Command::Bench(options) => bench::run(&context.root, &options, context.json),
     }
 }

@@ -1,14 +1,19 @@
 //! The image registry: pushing an assembled image and reading one back, by digest.
+//!
+//! The client tries nothing again by itself, so that is done here: throttling, failures of the service, broken connections and
+//! bodies that ended too early. Everything sent is named by its digest, so sending it twice is sending it once.
 
 use anyhow::{Context, Result, bail};
 use base64::Engine as _;
 use oci_client::client::{ClientConfig, ClientProtocol};
+use oci_client::errors::{OciDistributionError, OciErrorCode};
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, Reference, RegistryOperation};
+use reqwest::header::HeaderValue;
 
 use crate::cloud::{Cloud, service_error};
-use crate::digest;
 use crate::image::{Image, MANIFEST_TYPE};
+use crate::{digest, patience};
 
 /// A repository that this process may read and write.
 pub struct Repository {
@@ -58,8 +63,13 @@ impl Repository {
         let plain = data.proxy_endpoint().is_some_and(|endpoint| endpoint.starts_with("http://127.0.0.1:"));
         let protocol =
             if plain { ClientProtocol::HttpsExcept(vec![registry.to_string()]) } else { ClientProtocol::Https };
-        let client =
-            Client::try_from(ClientConfig { protocol, ..Default::default() }).context("make a registry client")?;
+        let config = ClientConfig {
+            protocol,
+            connect_timeout: Some(patience::CONNECT_TIMEOUT),
+            read_timeout: Some(patience::attempt_timeout()),
+            ..Default::default()
+        };
+        let client = Client::try_from(config).context("make a registry client")?;
         let login = Login { user: user.to_string(), password: password.to_string(), plain };
         Ok(Repository { client, login, registry: registry.to_string(), name: name.to_string() })
     }
@@ -98,45 +108,69 @@ impl Repository {
 
     /// Digest of the image that a tag names, if there is one.
     pub async fn digest_of_tag(&self, tag: &str) -> Result<Option<String>> {
-        match self.client.pull_manifest_raw(&self.tagged(tag), &self.auth(), &MANIFEST_TYPES).await {
-            Ok((_, digest)) => Ok(Some(digest)),
+        match self.pull_manifest(&self.tagged(tag)).await {
+            // What the registry calls it is not asked: the digest is what the bytes are.
+            Ok(bytes) => Ok(Some(digest::of_bytes(&bytes))),
             Err(error) if is_absent(&error) => Ok(None),
             Err(error) => Err(error).with_context(|| format!("ask the registry for {}:{tag}", self.name)),
         }
     }
 
+    async fn pull_manifest(&self, reference: &Reference) -> Result<Vec<u8>, OciDistributionError> {
+        let auth = self.auth();
+        let pull = || self.client.pull_manifest_raw(reference, &auth, &MANIFEST_TYPES);
+        patience::retry(passes, pull).await.map(|(bytes, _)| bytes.to_vec())
+    }
+
     /// Sends the layers that the registry does not have, then the manifest under `tag`, and reads it back.
     pub async fn push(&self, image: &Image, tag: &str) -> Result<Pushed> {
         let reference = self.tagged(tag);
-        let context = || format!("push {}:{tag}", self.name);
         if let Some(digest) = self.digest_of_tag(tag).await? {
             if digest == image.digest {
                 return Ok(Pushed { sent: Vec::new(), sent_bytes: 0 });
             }
             return Err(self.tag_is_taken(tag, &digest));
         }
-        self.client.auth(&reference, &self.auth(), RegistryOperation::Push).await.with_context(context)?;
+        let context = || format!("push {}:{tag}", self.name);
+        self.sign_in(&reference).await.with_context(context)?;
         let mut pushed = Pushed { sent: Vec::new(), sent_bytes: 0 };
         for layer in &image.layers {
-            if self.client.blob_exists(&reference, &layer.digest).await.with_context(context)? {
-                continue;
+            if self.push_blob(&reference, &layer.bytes, &layer.digest).await.with_context(context)? {
+                pushed.sent.push(layer.content);
+                pushed.sent_bytes += layer.bytes.len() as u64;
             }
-            self.client.push_blob(&reference, layer.bytes.clone(), &layer.digest).await.with_context(context)?;
-            pushed.sent.push(layer.content);
-            pushed.sent_bytes += layer.bytes.len() as u64;
         }
-        if !self.client.blob_exists(&reference, &image.config_digest).await.with_context(context)? {
-            self.client
-                .push_blob(&reference, image.config.clone(), &image.config_digest)
-                .await
-                .with_context(context)?;
+        self.push_blob(&reference, &image.config, &image.config_digest).await.with_context(context)?;
+        self.push_manifest(&reference, &image.manifest, tag, &image.digest).await.with_context(context)?;
+        Ok(pushed)
+    }
+
+    async fn sign_in(&self, to: &Reference) -> Result<(), OciDistributionError> {
+        let auth = self.auth();
+        patience::retry(passes, || self.client.auth(to, &auth, RegistryOperation::Push)).await.map(|_| ())
+    }
+
+    /// Sends a manifest under a tag, and reads it back.
+    async fn push_manifest(&self, to: &Reference, manifest: &[u8], tag: &str, digest: &str) -> Result<()> {
+        let media_type: HeaderValue = media_type(manifest).parse().context("name the manifest's media type")?;
+        let send = || self.client.push_manifest_raw(to, manifest.to_vec(), media_type.clone());
+        let sent = patience::retry(passes, send).await;
+        match (self.digest_of_tag(tag).await?, sent) {
+            // A tag that was set and whose answer was lost cannot be set again; what it names is what counts.
+            (Some(found), _) if found == digest => Ok(()),
+            (_, Err(error)) => Err(error.into()),
+            (found, Ok(_)) => bail!("{}:{tag} is {found:?} in the registry after sending {digest}", self.name),
         }
-        let media_type = MANIFEST_TYPE.parse().context("name the manifest's media type")?;
-        self.client.push_manifest_raw(&reference, image.manifest.clone(), media_type).await.with_context(context)?;
-        match self.digest_of_tag(tag).await? {
-            Some(digest) if digest == image.digest => Ok(pushed),
-            found => bail!("{}:{tag} is {found:?} in the registry after pushing {}", self.name, image.digest),
+    }
+
+    /// Sends a blob; gives whether the registry did not have it already.
+    async fn push_blob(&self, to: &Reference, bytes: &[u8], digest: &str) -> Result<bool, OciDistributionError> {
+        let ask = || self.client.blob_exists(to, digest);
+        if patience::retry(passes, ask).await? {
+            return Ok(false);
         }
+        let send = || self.client.push_blob(to, bytes.to_vec(), digest);
+        patience::retry(passes, send).await.map(|_| true)
     }
 
     /// Gives the image with this digest one more tag.
@@ -151,14 +185,9 @@ impl Repository {
         }
         let context = || format!("tag {}@{digest} as {tag}", self.name);
         let manifest = self.manifest(digest).await?.context("the registry does not have it").with_context(context)?;
-        let media_type = media_type(&manifest).parse().context("name the manifest's media type")?;
         let reference = self.tagged(tag);
-        self.client.auth(&reference, &self.auth(), RegistryOperation::Push).await.with_context(context)?;
-        self.client.push_manifest_raw(&reference, manifest, media_type).await.with_context(context)?;
-        match self.digest_of_tag(tag).await? {
-            Some(found) if found == digest => Ok(()),
-            found => bail!("{}:{tag} is {found:?} in the registry after tagging {digest}", self.name),
-        }
+        self.sign_in(&reference).await.with_context(context)?;
+        self.push_manifest(&reference, &manifest, tag, digest).await.with_context(context)
     }
 
     fn tag_is_taken(&self, tag: &str, digest: &str) -> anyhow::Error {
@@ -170,13 +199,13 @@ impl Repository {
 
     /// The manifest with this digest, if the registry has it; its bytes are checked against the digest.
     pub async fn manifest(&self, digest: &str) -> Result<Option<Vec<u8>>> {
-        match self.client.pull_manifest_raw(&self.digested(digest), &self.auth(), &MANIFEST_TYPES).await {
-            Ok((bytes, _)) => {
+        match self.pull_manifest(&self.digested(digest)).await {
+            Ok(bytes) => {
                 let found = digest::of_bytes(&bytes);
                 if found != digest {
                     bail!("the registry gave a manifest with digest {found} for {}@{digest}", self.name);
                 }
-                Ok(Some(bytes.to_vec()))
+                Ok(Some(bytes))
             }
             Err(error) if is_absent(&error) => Ok(None),
             Err(error) => Err(error).with_context(|| format!("read {}@{digest}", self.name)),
@@ -185,16 +214,36 @@ impl Repository {
 
     /// A layer of the image `image`; its bytes are checked against the digest.
     pub async fn layer(&self, image: &str, layer: &str) -> Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        self.client
-            .pull_blob(&self.digested(image), layer, &mut bytes)
-            .await
-            .with_context(|| format!("read layer {layer} of {}", self.name))?;
+        let reference = self.digested(image);
+        let pull = || async {
+            let mut bytes = Vec::new();
+            self.client.pull_blob(&reference, layer, &mut bytes).await.map(|()| bytes)
+        };
+        let bytes =
+            patience::retry(passes, pull).await.with_context(|| format!("read layer {layer} of {}", self.name))?;
         let found = digest::of_bytes(&bytes);
         if found != layer {
             bail!("the registry gave a layer with digest {found} for {layer}");
         }
         Ok(bytes)
+    }
+}
+
+/// Whether an error may be gone at the next attempt.
+fn passes(error: &OciDistributionError) -> bool {
+    let by_status = |status: u16| status == 429 || (status >= 500 && status != 501);
+    match error {
+        OciDistributionError::RequestError(error) => error.status().is_none_or(|status| by_status(status.as_u16())),
+        OciDistributionError::ServerError { code, .. } => by_status(*code),
+        OciDistributionError::RegistryError { envelope, .. } => {
+            envelope.errors.iter().any(|error| error.code == OciErrorCode::Toomanyrequests)
+        }
+        // Bytes that are not what their digest says, or an upload's step that was answered with another status than agreed.
+        OciDistributionError::IoError(_)
+        | OciDistributionError::DigestError(_)
+        | OciDistributionError::JsonError(_)
+        | OciDistributionError::SpecViolationError(_) => true,
+        _ => false,
     }
 }
 
@@ -204,8 +253,7 @@ fn media_type(manifest: &[u8]) -> String {
     manifest["mediaType"].as_str().unwrap_or(OCI_MANIFEST_TYPE).to_string()
 }
 
-fn is_absent(error: &oci_client::errors::OciDistributionError) -> bool {
-    use oci_client::errors::{OciDistributionError, OciErrorCode};
+fn is_absent(error: &OciDistributionError) -> bool {
     match error {
         OciDistributionError::ImageManifestNotFoundError(_) => true,
         OciDistributionError::RegistryError { envelope, .. } => envelope

@@ -4,21 +4,52 @@
 //! without a peer has neither.
 
 mod cold;
+mod faults;
 mod image;
 mod runtime_api;
 
 use std::path::Path;
 
 use anyhow::{Result, bail};
+use clap::Args;
 use serde_json::{Value, json};
 
 use crate::terminal;
 
 /// Measures one thing.
-type Benchmark = fn(&Path) -> Result<Vec<Figure>>;
+type Benchmark = fn(&Path, &Options) -> Result<Measured>;
 
 /// Every benchmark, by the name that the command line takes.
-const BENCHMARKS: [(&str, Benchmark); 2] = [("cold", cold::measure), ("image", image::measure)];
+const BENCHMARKS: [(&str, Benchmark); 3] = [
+    ("cold", |root, _| cold::measure(root).map(Measured::from)),
+    ("faults", faults::measure),
+    ("image", |root, _| image::measure(root).map(Measured::from)),
+];
+
+/// Options of `bench`.
+#[derive(Args)]
+pub struct Options {
+    /// What to measure.
+    name: String,
+    /// A sample that takes a minute, where everything takes several (faults).
+    #[arg(long)]
+    quick: bool,
+    /// Only the cases whose name contains this text (faults).
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+}
+
+/// What was measured, and what should not have come to light.
+struct Measured {
+    figures: Vec<Figure>,
+    failures: Vec<String>,
+}
+
+impl From<Vec<Figure>> for Measured {
+    fn from(figures: Vec<Figure>) -> Measured {
+        Measured { figures, failures: Vec::new() }
+    }
+}
 
 /// One measured value.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,23 +85,28 @@ impl Figure {
     }
 }
 
-/// Runs the benchmark `name` and prints its figures: a table, or one line of JSON.
+/// Runs a benchmark and prints its figures: a table, or one line of JSON.
 ///
 /// # Errors
-/// There is no such benchmark, what it measures was not built, or an answer was wrong.
-pub fn run(root: &Path, name: &str, json: bool) -> Result<()> {
-    let Some((name, measure)) = BENCHMARKS.iter().find(|(known, _)| *known == name) else {
+/// There is no such benchmark, what it measures was not built, an answer was wrong, or a case failed.
+pub fn run(root: &Path, options: &Options, json: bool) -> Result<()> {
+    let Some((name, measure)) = BENCHMARKS.iter().find(|(known, _)| *known == options.name) else {
         let known: Vec<_> = BENCHMARKS.iter().map(|(known, _)| *known).collect();
-        bail!("there is no benchmark {name:?}, there are: {}", known.join(", "));
+        bail!("there is no benchmark {:?}, there are: {}", options.name, known.join(", "));
     };
-    let figures = measure(root)?;
+    let Measured { figures, failures } = measure(root, options)?;
     if json {
         println!("{}", as_json(name, &figures));
     } else {
         print!("{}", as_table(&figures));
-        terminal::note("ratio: the peer's value over ours, above 1 ours is better");
+        if figures.iter().any(|figure| figure.peer.is_some()) {
+            terminal::note("ratio: the peer's value over ours, above 1 ours is better");
+        }
     }
-    Ok(())
+    match failures.len() {
+        0 => Ok(()),
+        count => bail!("{count} failed:\n  {}", failures.join("\n  ")),
+    }
 }
 
 fn as_json(name: &str, figures: &[Figure]) -> Value {
@@ -210,7 +246,8 @@ mod tests {
 
     #[test]
     fn an_unknown_name_is_answered_with_those_that_exist() {
-        let error = run(Path::new("."), "warm", false).unwrap_err().to_string();
-        assert!(error.contains("\"warm\"") && error.contains("cold, image"), "{error}");
+        let options = Options { name: "warm".to_string(), quick: false, only: None };
+        let error = run(Path::new("."), &options, false).unwrap_err().to_string();
+        assert!(error.contains("\"warm\"") && error.contains("cold, faults, image"), "{error}");
     }
 }

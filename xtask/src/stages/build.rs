@@ -2,7 +2,9 @@
 //! training image built where the environment wants one.
 //!
 //! Reads the sources and the data. Writes `build.json`, beside it the model as `model.joblib` and `model.bin`, the rows
-//! that it was not trained on as `test_split.csv`, and how it was trained as `training.json`.
+//! that it was not trained on as `test_split.csv`, and how it was trained as `training.json`; and `bootstrap`, the program
+//! that ships, with `made.json`, which says what all of them were made from. A build that ended between making and pushing
+//! is taken up there: the same sources are not trained and compiled twice because a registry was busy.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::config::Inference;
-use crate::context::Context;
+use crate::context::{Context, Work};
 use crate::image::Image;
 use crate::process::Program;
 use crate::records::{Digests, Record, Stage};
@@ -77,6 +79,17 @@ pub struct LayerRecord {
 
 /// Files that training leaves in the run's folder.
 const FILES: [&str; 4] = ["model.joblib", "model.bin", "test_split.csv", "training.json"];
+/// The program that ships, in the run's folder.
+const PROGRAM: &str = "bootstrap";
+/// Says that everything was made that the image is assembled from.
+const MADE: &str = "made.json";
+
+/// What lies in a run's folder before it is pushed, and what it was made from.
+#[derive(Serialize, Deserialize)]
+struct Made {
+    inputs: Digests,
+    files: Digests,
+}
 
 /// Runs the stage.
 pub fn run(context: &Context) -> Result<Record<Content>> {
@@ -90,18 +103,23 @@ pub fn run(context: &Context) -> Result<Record<Content>> {
         set_outputs(&record)?;
         return Ok(record);
     }
-    let run = context.named_run().unwrap_or_else(|| context.new_run_id());
+    let unpushed = unpushed(context, &inputs);
+    let made = unpushed.is_some();
+    let run = unpushed.or_else(|| context.named_run()).unwrap_or_else(|| context.new_run_id());
     context.select_run(&run)?;
     let work = context.begin(Stage::Build)?;
     note(&format!("run {run}"));
 
     // First, because only it can find that something must be installed.
     let training_image = training_image::provide(context, &run, &work.log("training-image"))?;
-    let environment = tools::python_environment(&context.root, &context.config.model.directory)?;
-    let training = train(context, &environment, &work.folder, &work.log("train"))?;
-    let programs = compile(&context.root, &context.config.inference, &work.log("compile"))?;
-    let program = fs::read(&programs.bootstrap).with_context(|| format!("read {}", programs.bootstrap.display()))?;
-    let model = fs::read(work.folder.join("model.bin")).context("read model.bin")?;
+    if made {
+        note("trained and compiled from these sources already, going on with the push");
+    } else {
+        make(context, &work, &inputs)?;
+    }
+    let training = read_training(&work.folder)?;
+    let read = |name: &str| fs::read(work.folder.join(name)).with_context(|| format!("read {name}"));
+    let (program, model) = (read(PROGRAM)?, read("model.bin")?);
     let model_digest = digest::of_bytes(&model);
     if training["model"]["sha256"] != model_digest.as_str() {
         bail!("training.json says the model is {}, model.bin is {model_digest}", training["model"]["sha256"]);
@@ -193,15 +211,47 @@ fn reusable(context: &Context, inputs: &Digests) -> Result<Option<Record<Content
     let training = record.content.training_image.image.as_ref();
     let training_is_there = training.map_or(Ok(true), |image| training_image::is_there(context, image))?;
     if pushed.is_none() || !training_is_there {
-        note("the registry no longer has the image, building anew");
+        note("the registry no longer has the image");
         return Ok(None);
     }
     context.select_run(&run)?;
     Ok(Some(record))
 }
 
-/// Trains the model from the notebook's tagged cells; gives the content of training.json.
-fn train(context: &Context, environment: &tools::Environment, folder: &Path, log: &Path) -> Result<Value> {
+/// The run that was made from these inputs and whose files are untouched, if it only lacks being pushed.
+fn unpushed(context: &Context, inputs: &Digests) -> Option<String> {
+    let run = context.named_run().or_else(|| context.latest_run())?;
+    let folder = paths::run(&context.root, &run);
+    let of_another = |record: Record<Value>| record.environment != context.environment_name;
+    if crate::records::read(&folder, Stage::Build).is_ok_and(of_another) {
+        return None;
+    }
+    let made: Made = serde_json::from_slice(&fs::read(folder.join(MADE)).ok()?).ok()?;
+    let untouched = |(name, expected): (&String, &String)| {
+        digest::of_file(&folder.join(name)).is_ok_and(|found| found == *expected)
+    };
+    let whole = FILES.iter().chain([&PROGRAM]).all(|name| made.files.contains_key(*name));
+    (made.inputs == *inputs && whole && made.files.iter().all(untouched)).then_some(run)
+}
+
+/// Trains and compiles, and says so in the run's folder once all of it is there.
+fn make(context: &Context, work: &Work, inputs: &Digests) -> Result<()> {
+    let environment = tools::python_environment(&context.root, &context.config.model.directory)?;
+    train(context, &environment, &work.folder, &work.log("train"))?;
+    let programs = compile(&context.root, &context.config.inference, &work.log("compile"))?;
+    let program = fs::read(&programs.bootstrap).with_context(|| format!("read {}", programs.bootstrap.display()))?;
+    crate::records::write_atomically(&work.folder.join(PROGRAM), &program)?;
+    let mut files = Digests::new();
+    for name in FILES.iter().chain([&PROGRAM]) {
+        files.insert(name.to_string(), digest::of_file(&work.folder.join(name))?);
+    }
+    let made =
+        serde_json::to_vec_pretty(&Made { inputs: inputs.clone(), files }).context("turn made.json into JSON")?;
+    crate::records::write_atomically(&work.folder.join(MADE), &made)
+}
+
+/// Trains the model from the notebook's tagged cells.
+fn train(context: &Context, environment: &tools::Environment, folder: &Path, log: &Path) -> Result<()> {
     let model = &context.config.model;
     let package = &model.package;
     environment
@@ -216,10 +266,15 @@ fn train(context: &Context, environment: &tools::Environment, folder: &Path, log
             bail!("`python -m {package}.train` ended well without writing {}", folder.join(name).display());
         }
     }
-    let text = fs::read_to_string(folder.join("training.json")).context("read training.json")?;
-    let training: Value = serde_json::from_str(&text).context("understand training.json")?;
+    let training = read_training(folder)?;
     note(&format!("trained on {} rows from {}", training["train_rows"], training["dataset"]["file"]));
-    Ok(training)
+    Ok(())
+}
+
+/// How the model was trained.
+fn read_training(folder: &Path) -> Result<Value> {
+    let text = fs::read_to_string(folder.join("training.json")).context("read training.json")?;
+    serde_json::from_str(&text).context("understand training.json")
 }
 
 /// The compiled programs.
