@@ -7,4 +7,4 @@
 pub mod model;
 pub mod request;
 
-pub use model::{Feature, FeatureKind, Model, ModelError, Prediction};
+pub use model::{Feature, FeatureKind, Model, ModelError, Prediction, Refusal, RowError, Scorer};

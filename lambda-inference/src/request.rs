@@ -11,7 +11,7 @@ use serde::de::{Deserializer as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use crate::model::{Feature, FeatureKind, Model, Prediction};
+use crate::model::{Feature, FeatureKind, Model, Prediction, Refusal, RowError};
 
 /// Greatest size of an application, in bytes.
 const GREATEST_BODY: usize = 64 * 1024;
@@ -39,12 +39,31 @@ fn field_error(name: &str, error: impl Into<String>) -> Rejection {
 pub fn answer(model: &Model, event: &str) -> Value {
     match application_of(event) {
         Ok(Application::Preflight) => json!({"statusCode": 204, "headers": {}, "body": ""}),
-        Ok(Application::Text(text)) => match row(model.features(), &text) {
-            Ok(row) => response(200, &decision(model, model.predict(&row))),
+        Ok(Application::Text(text)) => match prediction(model, &text) {
+            Ok(prediction) => response(200, &decision(model, prediction)),
             Err(rejection) => rejection_response(&rejection),
         },
         Err(rejection) => rejection_response(&rejection),
     }
+}
+
+fn prediction(model: &Model, application: &str) -> Result<Prediction, Rejection> {
+    let row = row(model.features(), application)?;
+    model.predict(&row).map_err(|error| refused(model, &error))
+}
+
+/// A row that the model has no answer to.
+fn refused(model: &Model, error: &RowError) -> Rejection {
+    let Some(feature) = error.feature(model) else {
+        return rejected(400, "the model has no answer to this application: its values are too large");
+    };
+    let name = &model.features()[feature].name;
+    let reason = match error.refusal {
+        Refusal::Missing => "is missing",
+        Refusal::TooLarge | Refusal::Undefined => "is too large",
+        Refusal::Unknown => "is none of the values that the model knows",
+    };
+    field_error(name, format!("{name} {reason}"))
 }
 
 fn response(status: u16, body: &str) -> Value {
@@ -226,23 +245,23 @@ pub fn row(features: &[Feature], application: &str) -> Result<Vec<f64>, Rejectio
         .collect()
 }
 
-/// Whether a value is no infinity in single precision, in which the model's library refuses it.
-pub fn within_single_precision(value: f64) -> bool {
-    !(value as f32).is_infinite()
-}
-
-/// A JSON value as a number of the feature's type and range.
+/// A JSON value as what the feature's type and range make of it in a row.
 fn number(feature: &Feature, text: &str) -> Result<f64, Rejection> {
     let name = &feature.name;
+    if feature.kind == FeatureKind::Text {
+        let text: String =
+            serde_json::from_str(text).map_err(|_| field_error(name, format!("{name} must be a text")))?;
+        return Ok(feature.code(&text));
+    }
     if !text.starts_with(|first: char| first == '-' || first.is_ascii_digit()) {
         return Err(field_error(name, format!("{name} must be a number")));
     }
     let value: f64 = text.parse().map_err(|_| field_error(name, format!("{name} must be a number")))?;
-    if !within_single_precision(value) {
+    if value.is_infinite() {
         return Err(field_error(name, format!("{name} is too large")));
     }
     match feature.kind {
-        FeatureKind::Number => {}
+        FeatureKind::Number | FeatureKind::Text => {}
         FeatureKind::Integer if value.fract() == 0.0 => {}
         FeatureKind::Integer => return Err(field_error(name, format!("{name} must be a whole number"))),
         FeatureKind::Flag if value == 0.0 || value == 1.0 => {}

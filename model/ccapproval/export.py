@@ -11,17 +11,15 @@ import argparse
 import math
 import sys
 import warnings
-from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import joblib
 import numpy as np
-import sklearn
-from sklearn.exceptions import InconsistentVersionWarning, NotFittedError
-from sklearn.tree import DecisionTreeClassifier, ExtraTreeClassifier
-from sklearn.utils.validation import check_is_fitted
+from sklearn.exceptions import InconsistentVersionWarning
 
+from ccapproval import families
 from ccapproval.common import (
     InputError,
     command_line,
@@ -30,17 +28,8 @@ from ccapproval.common import (
     read_json_object,
     write_atomically,
 )
-from ccapproval.model_file import (
-    DECISION_TREE,
-    FEATURE_TYPES,
-    LEAF,
-    MISSING_GOES_LEFT,
-    NODE_DTYPE,
-    TREE_DTYPE,
-    Feature,
-    Model,
-    encode,
-)
+from ccapproval.model_file import FEATURE_TYPES, Feature, Model, encode
+from ccapproval.program import Program
 
 MOST_FEATURES = 1 << 16
 
@@ -53,98 +42,85 @@ def export(
     """The model file of a fitted estimator; the same estimator gives the same bytes.
 
     Args:
-        estimator: of a supported family, see `FAMILIES`.
+        estimator: of a supported family, see `families.CLASSIFIERS`.
         schema: the content of a schema.json: types and ranges of the features and the positive
             class. Without it every feature is a number without bounds and the last class is
             the positive one.
         training: what the file shall say of the data, as JSON-ready values.
 
     Raises:
-        InputError: the estimator is unsupported or not fitted, or the schema does not fit it.
+        InputError: the estimator, or a part of it, is unsupported or not fitted, or the schema
+            does not fit it.
     """
-    converter = FAMILIES.get(type(estimator))
-    if converter is None:
-        supported = ", ".join(sorted(family.__name__ for family in FAMILIES))
-        raise InputError(
-            f"{type(estimator).__module__}.{type(estimator).__qualname__} cannot be exported; "
-            f"supported are {supported}"
-        )
-    try:
-        check_is_fitted(estimator)
-    except NotFittedError as error:
-        raise InputError(f"{type(estimator).__name__} is not fitted: call fit first") from error
-    return encode(converter(estimator, schema, training or {}))
-
-
-def decision_tree(
-    estimator: DecisionTreeClassifier, schema: dict[str, Any] | None, training: dict[str, Any]
-) -> Model:
-    """The model of one of scikit-learn's classification trees.
-
-    Nodes are stored breadth first, so that siblings lie side by side and after their parent.
-    Leaf values are the rows of `tree_.value`, which is what `predict_proba` returns.
-    """
-    if estimator.n_outputs_ != 1:
-        raise InputError(
-            f"{type(estimator).__name__} with {estimator.n_outputs_} targets cannot be exported; "
-            "fit one model for each target"
-        )
-    tree = estimator.tree_
-    order = breadth_first(tree.children_left, tree.children_right)
-    place = np.empty(tree.node_count, dtype=np.int64)
-    place[order] = np.arange(tree.node_count)
-
-    is_leaf = tree.children_left[order] < 0
-    nodes = np.zeros(tree.node_count, dtype=NODE_DTYPE)
-    nodes["threshold"] = np.where(is_leaf, 0.0, tree.threshold[order])
-    nodes["feature"] = np.where(is_leaf, 0, tree.feature[order])
-    nodes["child"] = np.where(is_leaf, np.cumsum(is_leaf) - 1, place[tree.children_left[order]])
-    # scikit-learn sets this field for splits only; in a leaf it may hold anything.
-    missing_left = tree.missing_go_to_left[order].astype(bool) & ~is_leaf
-    nodes["flags"] = np.where(is_leaf, LEAF, 0) | np.where(missing_left, MISSING_GOES_LEFT, 0)
-
-    classes = class_labels(estimator.classes_)
+    names = feature_names(estimator)
+    program = Program(len(names))
+    outcome = families.classifier(program, estimator, list(range(len(names))))
+    classes = class_labels(outcome.classes)
     positive = positive_class(classes, schema)
-    features = features_of(estimator, schema)
-    leaves = tree.value[order[is_leaf], 0, : len(classes)]
-    if not np.all((leaves >= 0) & (leaves <= 1)):
-        raise InputError("a leaf has no probabilities in [0, 1]: are sample weights negative?")
-    trees = np.array([(0, tree.max_depth)], dtype=TREE_DTYPE)
-    return Model(
-        family=DECISION_TREE,
-        features=features,
-        classes=classes,
-        positive_class=positive,
-        trees=trees,
-        nodes=nodes,
-        leaves=leaves,
-        metadata={
-            "family": "decision tree",
-            "library": {"name": "scikit-learn", "version": sklearn.__version__},
-            "features": [feature.name for feature in features],
-            "classes": list(classes),
-            "positive_class": classes[positive],
-            "training": training,
-        },
+    features = features_of(names, program, schema)
+    return encode(
+        Model(
+            features=features,
+            classes=classes,
+            positive_class=positive,
+            slots=program.slots,
+            probabilities=outcome.probabilities[0],
+            decision=outcome.decision,
+            metadata={
+                "family": type(estimator).__name__,
+                "library": library(estimator),
+                "features": [feature.name for feature in features],
+                "classes": list(classes),
+                "positive_class": classes[positive],
+                "training": training or {},
+            },
+            **program.records(),
+        )
     )
 
 
-# Exact types: a subclass may answer differently from the family it extends.
-FAMILIES: dict[type, Callable[[Any, dict[str, Any] | None, dict[str, Any]], Model]] = {
-    DecisionTreeClassifier: decision_tree,
-    ExtraTreeClassifier: decision_tree,
-}
+def library(estimator: Any) -> dict[str, str]:
+    """Name and version of the library that an estimator comes from."""
+    package = type(estimator).__module__.partition(".")[0]
+    name = {"sklearn": "scikit-learn"}.get(package, package)
+    module = sys.modules[package]
+    return {"name": name, "version": getattr(module, "__version__", None) or version(name)}
 
 
-def breadth_first(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Node indices level by level, each split's two children side by side; -1 marks leaves."""
-    order = []
-    level = np.array([0])
-    while len(level):
-        order.append(level)
-        splits = level[left[level] >= 0]
-        level = np.column_stack([left[splits], right[splits]]).ravel()
-    return np.concatenate(order)
+def feature_names(estimator: Any) -> list[str]:
+    """The features in training order; columns of an array get the library's own names.
+
+    Raises:
+        InputError: the estimator's type is not supported or not fitted; too many features, or
+            one without a name of its own.
+    """
+    families.exporter_of(families.CLASSIFIERS, estimator)
+    name = families.full_name(estimator)
+    if name == "xgboost.core.Booster":
+        names = estimator.feature_names or [f"f{i}" for i in range(estimator.num_features())]
+    elif name == "lightgbm.basic.Booster":
+        names = estimator.feature_name()
+    else:
+        names = learned_names(estimator)
+    if len(names) > MOST_FEATURES:
+        raise InputError(f"{len(names)} features are too many; the format holds {MOST_FEATURES}")
+    names = [str(name) for name in names]
+    if "" in names or len(set(names)) < len(names):
+        raise InputError("every feature needs a name of its own: rename the training columns")
+    return names
+
+
+def learned_names(estimator: Any) -> list[str]:
+    """The features of an estimator in scikit-learn's style, or of the one within it."""
+    for each in (estimator, getattr(estimator, "estimator_", None), estimator):
+        names = getattr(each, "feature_names_in_", None)
+        if names is not None:
+            return list(names)
+    for each in (estimator, getattr(estimator, "estimator_", None)):
+        count = getattr(each, "n_features_in_", None)
+        if count is not None:
+            return [f"x{index}" for index in range(count)]
+    raise InputError(f"{type(estimator).__name__} does not tell how many features it has")
 
 
 def class_labels(labels: np.ndarray) -> tuple[int, ...]:
@@ -176,39 +152,43 @@ def positive_class(classes: tuple[int, ...], schema: dict[str, Any] | None) -> i
     return classes.index(label)
 
 
-def features_of(estimator: Any, schema: dict[str, Any] | None) -> tuple[Feature, ...]:
+def features_of(
+    names: list[str], program: Program, schema: dict[str, Any] | None
+) -> tuple[Feature, ...]:
     """The features in training order, with types and ranges where a schema is given.
 
     Raises:
-        InputError: too many features, or one is missing or malformed in the schema.
+        InputError: a feature is missing or malformed in the schema.
     """
-    count = int(estimator.n_features_in_)
-    if count > MOST_FEATURES:
-        raise InputError(f"{count} features are too many; the format holds {MOST_FEATURES}")
-    # scikit-learn's own names for the columns of an array.
-    names = getattr(estimator, "feature_names_in_", [f"x{index}" for index in range(count)])
-    if "" in names or len(set(names)) < count:
-        raise InputError("every feature needs a name of its own: rename the training columns")
+    texts = [tuple(program.texts.get(index, ())) for index in range(len(names))]
     if schema is None:
-        return tuple(Feature(str(name)) for name in names)
+        return tuple(
+            Feature(name, "text", texts=known) if known else Feature(name)
+            for name, known in zip(names, texts, strict=True)
+        )
     entries = schema.get("features")
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise InputError("schema: features must be a list of objects")
-    known = {entry.get("name"): entry for entry in entries}
-    missing = [str(name) for name in names if name not in known]
+    described = {entry.get("name"): entry for entry in entries}
+    missing = [name for name in names if name not in described]
     if missing:
         raise InputError(
             f"schema: the model uses {', '.join(missing)}; add name, type, minimum and maximum"
         )
-    return tuple(feature_from(known[name]) for name in names)
+    return tuple(
+        feature_from(described[name], known) for name, known in zip(names, texts, strict=True)
+    )
 
 
-def feature_from(entry: dict[str, Any]) -> Feature:
+def feature_from(entry: dict[str, Any], texts: tuple[str, ...]) -> Feature:
     """One feature from its entry in the schema; absent bounds are infinite."""
     name = entry["name"]
-    kind = entry.get("type", "number")
+    kind = entry.get("type", "text" if texts else "number")
     if kind not in FEATURE_TYPES:
         raise InputError(f"schema: type of {name} is {kind!r}; it must be one of {FEATURE_TYPES}")
+    if (kind == "text") != bool(texts):
+        told = "texts" if texts else "numbers"
+        raise InputError(f"schema: type of {name} is {kind!r}, but the model was trained on {told}")
     bounds = (0, 1) if kind == "flag" else (-math.inf, math.inf)
     low, high = entry.get("minimum", bounds[0]), entry.get("maximum", bounds[1])
     if any(isinstance(each, bool) or not isinstance(each, int | float) for each in (low, high)):
@@ -217,7 +197,7 @@ def feature_from(entry: dict[str, Any]) -> Feature:
         raise InputError(f"schema: minimum of {name} is greater than its maximum")
     if kind == "flag" and (low, high) != (0, 1):
         raise InputError(f"schema: a flag is 0 or 1, so {name} needs minimum 0 and maximum 1")
-    return Feature(name, kind, float(low), float(high))
+    return Feature(name, kind, float(low), float(high), texts)
 
 
 def load_estimator(path: Path) -> Any:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import struct
 from dataclasses import dataclass
+from enum import IntEnum, IntFlag
 from typing import Any
 
 import numpy as np
@@ -17,56 +18,140 @@ import numpy as np
 from ccapproval.common import InputError, parse_json_object
 
 MAGIC = b"TABMODEL"
-VERSION = 1
+VERSION = 2
 HEADER_SIZE = 64
 ENTRY_SIZE = 32
 
-DECISION_TREE = 1
-
-METADATA, STRINGS, FEATURES, MODEL, CLASSES, TREES, NODES, LEAVES = range(1, 9)
+(
+    METADATA,
+    STRINGS,
+    FEATURES,
+    TEXTS,
+    MODEL,
+    CLASSES,
+    STEPS,
+    NUMBERS,
+    INDICES,
+    TREES,
+    NODES,
+    BITSETS,
+) = range(1, 13)
 
 LEAF = 1
 MISSING_GOES_LEFT = 2
+CATEGORIES = 4
+ZERO_IS_MISSING = 8
 
-FEATURE_TYPES = ("number", "integer", "flag")
+FEATURE_TYPES = ("number", "integer", "flag", "text")
+
+
+class Step(IntEnum):
+    """What a step does with its inputs."""
+
+    REQUIRE = 1
+    SELECT = 2
+    IMPUTE = 3
+    STANDARDIZE = 4
+    RESCALE = 5
+    ORDINAL = 6
+    ONE_HOT = 7
+    TREES = 8
+    LINEAR = 9
+    DIVIDE = 10
+    SIGMOID = 11
+    SIGMOID_SINGLE = 12
+    SOFTMAX = 13
+    SOFTMAX_PAIRWISE = 14
+    SOFTMAX_SINGLE = 15
+    SIGMOID_EACH = 16
+    COMPLEMENT = 17
+    NORMALIZE = 18
+    CAP = 19
+    INTERPOLATE = 20
+    PLATT = 21
+    MEAN = 22
+    MARK_MISSING = 23
+
+
+class Refuse(IntFlag):
+    """Values that a step of the kind `REQUIRE` refuses."""
+
+    MISSING = 1
+    INFINITE = 2
+    BEYOND_SINGLE = 4
+
+
+class Trees(IntFlag):
+    """How a step of the kind `TREES` compares and adds; without a conversion as doubles."""
+
+    DOUBLE = 0
+    SINGLE = 1
+    TINY_IS_ZERO = 2
+    ONE_VALUE = 4
+    SUM_SINGLE = 8
+
+
+class Decide(IntEnum):
+    """How the class follows from the slots."""
+
+    GREATEST = 0
+    ABOVE = 1
+    AT_LEAST = 2
+    FIRST_AT_LEAST = 3
+
 
 FEATURE_DTYPE = np.dtype(
     [
         ("name_offset", "<u4"),
         ("name_length", "<u4"),
         ("type", "<u4"),
-        ("zero", "<u4"),
+        ("text_count", "<u4"),
+        ("zero", "<u8"),
         ("minimum", "<f8"),
         ("maximum", "<f8"),
     ]
 )
+TEXT_DTYPE = np.dtype([("offset", "<u4"), ("length", "<u4")])
 MODEL_DTYPE = np.dtype(
     [
-        ("family", "<u4"),
-        ("feature_count", "<u4"),
-        ("class_count", "<u4"),
-        ("tree_count", "<u4"),
+        ("slots", "<u4"),
+        ("probabilities", "<u4"),
         ("positive_class", "<u4"),
+        ("decision", "<u4"),
+        ("decision_slot", "<u4"),
         ("zero", "<u4"),
-        ("node_count", "<u8"),
-        ("leaf_count", "<u8"),
-        ("zero_2", "<u8"),
+        ("threshold", "<f8"),
+    ]
+)
+STEP_DTYPE = np.dtype(
+    [
+        ("kind", "<u4"),
+        ("argument", "<u4"),
+        ("input", "<u4"),
+        ("inputs", "<u4"),
+        ("outputs", "<u4"),
+        ("numbers", "<u4"),
+        ("indices", "<u4"),
+        ("trees", "<u4"),
     ]
 )
 TREE_DTYPE = np.dtype([("root", "<u4"), ("depth", "<u4")])
 NODE_DTYPE = np.dtype(
     [("threshold", "<f8"), ("feature", "<u2"), ("flags", "<u2"), ("child", "<u4")]
 )
-ELEMENT_SIZES = {
-    METADATA: 1,
-    STRINGS: 1,
-    FEATURES: FEATURE_DTYPE.itemsize,
-    MODEL: MODEL_DTYPE.itemsize,
-    CLASSES: 8,
-    TREES: TREE_DTYPE.itemsize,
-    NODES: NODE_DTYPE.itemsize,
-    LEAVES: 8,
+DTYPES = {
+    FEATURES: FEATURE_DTYPE,
+    TEXTS: TEXT_DTYPE,
+    MODEL: MODEL_DTYPE,
+    CLASSES: np.dtype("<i8"),
+    STEPS: STEP_DTYPE,
+    NUMBERS: np.dtype("<f8"),
+    INDICES: np.dtype("<u4"),
+    TREES: TREE_DTYPE,
+    NODES: NODE_DTYPE,
+    BITSETS: np.dtype("<u4"),
 }
+ELEMENT_SIZES = {METADATA: 1, STRINGS: 1} | {kind: each.itemsize for kind, each in DTYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -77,6 +162,7 @@ class Feature:
     type: str = "number"
     minimum: float = float("-inf")
     maximum: float = float("inf")
+    texts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,31 +170,60 @@ class Model:
     """A model as the file holds it.
 
     Attributes:
-        family: `DECISION_TREE`.
         features: in training order.
         classes: labels in the library's order.
         positive_class: index into `classes`.
+        steps: `STEP_DTYPE`, what leads from a row to probabilities.
+        numbers: float64, `indices`: uint32, what the steps refer to.
         trees: `TREE_DTYPE`, one element a tree.
         nodes: `NODE_DTYPE`; children lie side by side, after their parent.
-        leaves: float64, shape (leaves, classes).
+        bitsets: uint32, the sets of splits by categories.
+        slots: how many values the steps write, the row included.
+        probabilities: the first slot of the class probabilities.
+        decision: how the class is decided, by which slot, with which threshold.
         metadata: what the file says of itself to people and tools.
     """
 
-    family: int
     features: tuple[Feature, ...]
     classes: tuple[int, ...]
     positive_class: int
+    steps: np.ndarray
+    numbers: np.ndarray
+    indices: np.ndarray
     trees: np.ndarray
     nodes: np.ndarray
-    leaves: np.ndarray
+    bitsets: np.ndarray
+    slots: int
+    probabilities: int
+    decision: tuple[Decide, int, float]
     metadata: dict[str, Any]
 
+    @property
+    def is_one_tree(self) -> bool:
+        """Whether the model is one decision tree and nothing else, which can be drawn."""
+        return (
+            self.steps["kind"].tolist() == [Step.REQUIRE, Step.TREES]
+            and self.steps["argument"][1] == Trees.SINGLE
+            and len(self.trees) == 1
+            and self.decision == (Decide.GREATEST, self.probabilities, 0.0)
+        )
+
+    @property
+    def leaves(self) -> np.ndarray:
+        """The class probabilities of a single tree's leaves, shape (leaves, classes)."""
+        return self.numbers.reshape(-1, len(self.classes))[1:]
+
     def leaf_index(self, rows: np.ndarray) -> np.ndarray:
-        """The leaf that each row reaches: its row in `leaves`, uint32, shape (rows,).
+        """The leaf of a single tree that each row reaches: its row in `leaves`, shape (rows,).
 
         Args:
             rows: float64, shape (rows, features); NaN is a missing value.
+
+        Raises:
+            InputError: the model is not one tree.
         """
+        if not self.is_one_tree:
+            raise InputError("the model file does not hold one decision tree alone")
         values = np.asarray(rows, dtype=np.float64).astype(np.float32).astype(np.float64)
         at = np.full(len(values), self.trees["root"][0], dtype=np.int64)
         line = np.arange(len(values))
@@ -125,13 +240,16 @@ class Model:
         return self.nodes["child"][at]
 
     def predict_proba(self, rows: np.ndarray) -> np.ndarray:
-        """Class probabilities by the rules of the format.
+        """Class probabilities of a single tree by the rules of the format.
 
         Args:
             rows: float64, shape (rows, features); NaN is a missing value.
 
         Returns:
             float64, shape (rows, classes).
+
+        Raises:
+            InputError: the model is not one tree.
         """
         return self.leaves[self.leaf_index(rows)]
 
@@ -150,36 +268,46 @@ def canonical_json(value: Any) -> bytes:
 
 def encode(model: Model) -> bytes:
     """The file of a model; the same model gives the same bytes."""
-    names = [feature.name.encode() for feature in model.features]
-    features = np.zeros(len(names), dtype=FEATURE_DTYPE)
-    offset = 0
-    for record, feature, name in zip(features, model.features, names, strict=True):
-        record["name_offset"], record["name_length"] = offset, len(name)
+    strings = b""
+
+    def place(text: str) -> tuple[int, int]:
+        nonlocal strings
+        encoded = text.encode()
+        strings += encoded
+        return len(strings) - len(encoded), len(encoded)
+
+    features = np.zeros(len(model.features), dtype=FEATURE_DTYPE)
+    texts = []
+    for record, feature in zip(features, model.features, strict=True):
+        record["name_offset"], record["name_length"] = place(feature.name)
         record["type"] = FEATURE_TYPES.index(feature.type)
+        record["text_count"] = len(feature.texts)
         record["minimum"], record["maximum"] = feature.minimum, feature.maximum
-        offset += len(name)
+        texts += [place(text) for text in feature.texts]
 
     record = np.zeros(1, dtype=MODEL_DTYPE)
-    record["family"] = model.family
-    record["feature_count"] = len(model.features)
-    record["class_count"] = len(model.classes)
-    record["tree_count"] = len(model.trees)
+    record["slots"] = model.slots
+    record["probabilities"] = model.probabilities
     record["positive_class"] = model.positive_class
-    record["node_count"] = len(model.nodes)
-    record["leaf_count"] = len(model.leaves)
+    record["decision"], record["decision_slot"], record["threshold"] = model.decision
 
-    return assemble(
-        {
-            METADATA: canonical_json(model.metadata),
-            STRINGS: b"".join(names),
-            FEATURES: features.tobytes(),
-            MODEL: record.tobytes(),
-            CLASSES: np.asarray(model.classes, dtype="<i8").tobytes(),
-            TREES: model.trees.tobytes(),
-            NODES: model.nodes.tobytes(),
-            LEAVES: np.ascontiguousarray(model.leaves, dtype="<f8").tobytes(),
-        }
-    )
+    contents = {
+        FEATURES: features,
+        TEXTS: texts,
+        MODEL: record,
+        CLASSES: model.classes,
+        STEPS: model.steps,
+        NUMBERS: model.numbers,
+        INDICES: model.indices,
+        TREES: model.trees,
+        NODES: model.nodes,
+        BITSETS: model.bitsets,
+    }
+    sections = {
+        kind: np.asarray(content, dtype=DTYPES[kind]).tobytes()
+        for kind, content in contents.items()
+    }
+    return assemble({METADATA: canonical_json(model.metadata), STRINGS: strings} | sections)
 
 
 def assemble(sections: dict[int, bytes]) -> bytes:
@@ -239,7 +367,7 @@ def sections_of(content: bytes) -> dict[int, bytes]:
 
 
 def decode(content: bytes) -> Model:
-    """Reads and checks a model file.
+    """Reads a model file and checks what drawing and walking a single tree relies on.
 
     Raises:
         InputError: the file breaks a rule of the format; the message says which.
@@ -247,69 +375,92 @@ def decode(content: bytes) -> Model:
     sections = sections_of(content)
     if len(sections[MODEL]) != MODEL_DTYPE.itemsize:
         raise InputError("model file: there must be exactly one model record")
-    record = np.frombuffer(sections[MODEL], dtype=MODEL_DTYPE)[0]
-    records = np.frombuffer(sections[FEATURES], dtype=FEATURE_DTYPE)
-    classes = np.frombuffer(sections[CLASSES], dtype="<i8")
-    trees = np.frombuffer(sections[TREES], dtype=TREE_DTYPE)
-    nodes = np.frombuffer(sections[NODES], dtype=NODE_DTYPE)
-    leaves = np.frombuffer(sections[LEAVES], dtype="<f8")
-    counts = {
-        "feature_count": len(records),
-        "class_count": len(classes),
-        "tree_count": len(trees),
-        "node_count": len(nodes),
-    }
-    for field, count in counts.items():
-        if record[field] != count:
-            raise InputError(f"model file: {field} is {record[field]}, the section has {count}")
-    if record["family"] != DECISION_TREE or len(trees) != 1:
-        raise InputError(f"model file: family {record['family']} with {len(trees)} trees")
-    if not len(classes) or len(leaves) != record["leaf_count"] * len(classes):
-        raise InputError("model file: the leaves do not match the leaf and class counts")
+    parts = {kind: np.frombuffer(sections[kind], dtype=dtype) for kind, dtype in DTYPES.items()}
+    record = parts[MODEL][0]
+    classes = tuple(int(label) for label in parts[CLASSES])
     if record["positive_class"] >= len(classes):
         raise InputError("model file: the positive class is not one of the classes")
-    check_nodes(nodes, trees, int(record["leaf_count"]), len(records))
-    return Model(
-        family=int(record["family"]),
-        features=tuple(feature_of(each, sections[STRINGS]) for each in records),
-        classes=tuple(int(label) for label in classes),
+    if record["decision"] not in list(Decide):
+        raise InputError(f"model file: there is no decision {record['decision']}")
+    unknown = set(parts[STEPS]["kind"].tolist()) - set(Step)
+    if unknown:
+        raise InputError(f"model file: there are no steps of kind {sorted(unknown)}")
+    model = Model(
+        features=features_of(parts[FEATURES], parts[TEXTS], sections[STRINGS]),
+        classes=classes,
         positive_class=int(record["positive_class"]),
-        trees=trees,
-        nodes=nodes,
-        leaves=leaves.reshape(-1, len(classes)),
+        steps=parts[STEPS],
+        numbers=parts[NUMBERS],
+        indices=parts[INDICES],
+        trees=parts[TREES],
+        nodes=parts[NODES],
+        bitsets=parts[BITSETS],
+        slots=int(record["slots"]),
+        probabilities=int(record["probabilities"]),
+        decision=(
+            Decide(record["decision"]),
+            int(record["decision_slot"]),
+            float(record["threshold"]),
+        ),
         metadata=parse_json_object(sections[METADATA], "the model file's metadata"),
     )
+    if model.is_one_tree:
+        check_tree(model)
+    return model
 
 
-def feature_of(record: np.void, strings: bytes) -> Feature:
-    """One feature from its record and the section of names."""
-    start, length = int(record["name_offset"]), int(record["name_length"])
-    if start + length > len(strings) or record["type"] >= len(FEATURE_TYPES) or record["zero"]:
-        raise InputError("model file: a feature record is malformed")
+def features_of(records: np.ndarray, texts: np.ndarray, strings: bytes) -> tuple[Feature, ...]:
+    """The features from their records, the places of their texts and the section of strings."""
+    features = []
+    texts = texts.tolist()
+    for record in records:
+        if record["type"] >= len(FEATURE_TYPES) or record["zero"]:
+            raise InputError("model file: a feature record is malformed")
+        count = int(record["text_count"])
+        own, texts = texts[:count], texts[count:]
+        name = string_at(strings, int(record["name_offset"]), int(record["name_length"]))
+        features.append(
+            Feature(
+                name,
+                FEATURE_TYPES[record["type"]],
+                float(record["minimum"]),
+                float(record["maximum"]),
+                tuple(string_at(strings, *place) for place in own),
+            )
+        )
+    return tuple(features)
+
+
+def string_at(strings: bytes, start: int, length: int) -> str:
+    """A part of the section of strings."""
+    if start + length > len(strings):
+        raise InputError("model file: a string lies outside its section")
     try:
-        name = strings[start : start + length].decode()
+        return strings[start : start + length].decode()
     except UnicodeDecodeError as error:
         raise InputError("model file: a feature's name is not UTF-8") from error
-    kind = FEATURE_TYPES[record["type"]]
-    return Feature(name, kind, float(record["minimum"]), float(record["maximum"]))
 
 
-def check_nodes(nodes: np.ndarray, trees: np.ndarray, leaves: int, features: int) -> None:
-    """Every index stays inside its section and every walk ends.
+def check_tree(model: Model) -> None:
+    """Every index of a single tree stays inside its section and every walk ends.
 
     Raises:
         InputError: an index is out of range, or a child does not come after its parent.
     """
-    if not len(nodes) or (trees["root"] >= len(nodes)).any():
+    nodes = model.nodes
+    if not len(model.classes) or len(model.numbers) % len(model.classes):
+        raise InputError("model file: the leaves do not match the classes")
+    if not len(nodes) or model.trees["root"][0] != 0:
         raise InputError("model file: a root lies outside the nodes")
     leaf = nodes["flags"] & LEAF != 0
     child = nodes["child"].astype(np.int64)
     if (nodes["flags"] & ~np.uint16(LEAF | MISSING_GOES_LEFT)).any():
         raise InputError("model file: a node has unknown flags")
-    if (child[leaf] >= leaves).any():
+    if (child[leaf] >= len(model.leaves)).any():
         raise InputError("model file: a node refers to a leaf that does not exist")
     split = ~leaf
     if (child[split] <= np.flatnonzero(split)).any() or (child[split] + 1 >= len(nodes)).any():
         raise InputError("model file: a child must come after its parent, inside the nodes")
-    if (nodes["feature"][split] >= features).any() or np.isnan(nodes["threshold"][split]).any():
+    inside = nodes["feature"][split] < len(model.features)
+    if not inside.all() or np.isnan(nodes["threshold"][split]).any():
         raise InputError("model file: a split has no such feature or no threshold")

@@ -7,7 +7,7 @@ from importlib.resources import files
 from typing import Any
 
 from ccapproval.charts import Series, bars, legend, percent, tree
-from ccapproval.model_file import DECISION_TREE, Model
+from ccapproval.model_file import Model
 
 COMPARED = {
     "selection_rate": "Selection rate",
@@ -111,7 +111,7 @@ def actual_share(rates: dict[str, Any]) -> float | None:
 
 def decision(training: dict[str, Any], model: Model, outcomes: dict[int, str]) -> str:
     """The drawn tree."""
-    if model.family != DECISION_TREE:
+    if not model.is_one_tree:
         return ""
     picture, hidden = tree(model, outcomes, training.get("leaf_train_rows"))
     more = f" {hidden:,} nodes below the drawn levels are left out." if hidden else ""

@@ -183,9 +183,11 @@ def json_safe(value: Any) -> Any:
         return repr(value)
 
 
-def leaf_rows(model: bytes, rows: pd.DataFrame) -> list[int]:
-    """How many rows reach each leaf, in the order of the leaves in the model file."""
+def leaf_rows(model: bytes, rows: pd.DataFrame) -> list[int] | None:
+    """How many rows reach each leaf of a single tree, in the order of the leaves in its file."""
     tree = decode(model)
+    if not tree.is_one_tree:
+        return None
     places = tree.leaf_index(rows.to_numpy(dtype=np.float64))
     return np.bincount(places, minlength=int(np.sum(tree.nodes["flags"] & LEAF))).tolist()
 

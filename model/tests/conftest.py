@@ -1,5 +1,13 @@
 import json
+import os
 from pathlib import Path
+
+# With AVX-512 numpy has an exponential of its own, which differs from the C library's in the last
+# digit of some values; without it numpy calls the C library, as scipy and the predictor do.
+# numpy reads this when it is imported first.
+os.environ.setdefault("NPY_DISABLE_CPU_FEATURES", "X86_V4 AVX512_ICL AVX512_SPR")
+# Threads would only wait for each other on models this small.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import nbformat
 import numpy as np
@@ -23,6 +31,21 @@ def write_predictions(run: Path, file: Path) -> None:
         f"{label},{chance!r}" for label, chance in zip(model.predict(rows), chances, strict=True)
     ]
     file.write_text("\n".join(["prediction,probability", *lines]) + "\n")
+
+
+@pytest.fixture(scope="session")
+def scorer():
+    """The Rust program `score`."""
+    if "SCORE_BIN" in os.environ:
+        places = [Path(os.environ["SCORE_BIN"])]
+    else:
+        target = FOLDER.parent / os.environ.get("CARGO_TARGET_DIR", "target")
+        places = [target / profile / "score" for profile in ("release", "debug")]
+    for place in places:
+        if place.is_file():
+            return place
+    build = "cargo build -p lambda-inference --bin score"
+    return pytest.fail(f"no program at {' or '.join(map(str, places))}: build it with `{build}`")
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,8 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.ensemble import RandomForestClassifier
-from sklearn.linear_model import LogisticRegression
+from sklearn.ensemble import RandomForestRegressor
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor, ExtraTreeClassifier
 
 from ccapproval import export
@@ -99,7 +99,7 @@ def test_layout_is_that_of_the_format():
     content = export.export(tree)
     assert content[:8] == b"TABMODEL"
     version, count, length = struct.unpack_from("<IIQ", content, 8)
-    assert (version, count, length) == (1, 8, len(content))
+    assert (version, count, length) == (2, 12, len(content))
     assert len(content) % 8 == 0
     kinds = []
     for index in range(count):
@@ -108,7 +108,7 @@ def test_layout_is_that_of_the_format():
         assert size == ELEMENT_SIZES[kind]
         assert offset % 8 == 0
         assert extent % size == 0
-    assert kinds == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert kinds == list(range(1, 13))
     metadata = sections_of(content)[METADATA]
     again = json.dumps(json.loads(metadata), sort_keys=True, separators=(",", ":"))
     assert metadata == again.encode()
@@ -182,7 +182,7 @@ def test_a_schema_that_does_not_fit_is_refused(schema, message):
 
 @pytest.mark.parametrize(
     "estimator",
-    [LogisticRegression(), RandomForestClassifier(), DecisionTreeRegressor()],
+    [KNeighborsClassifier(), RandomForestRegressor(), DecisionTreeRegressor()],
     ids=lambda each: type(each).__name__,
 )
 def test_an_unsupported_estimator_is_named(estimator):
@@ -247,9 +247,9 @@ def test_command_writes_the_file_and_names_its_digest(tmp_path, monkeypatch, cap
 
 
 def test_command_fails_clearly(tmp_path, monkeypatch, capsys):
-    joblib.dump(LogisticRegression(), tmp_path / "m.joblib")
+    joblib.dump(KNeighborsClassifier(), tmp_path / "m.joblib")
     assert command(monkeypatch, tmp_path / "m.joblib", "--out", tmp_path / "m.bin") == 1
-    assert "LogisticRegression cannot be exported" in capsys.readouterr().err
+    assert "KNeighborsClassifier cannot be exported" in capsys.readouterr().err
     (tmp_path / "broken.joblib").write_bytes(b"nonsense")
     assert command(monkeypatch, tmp_path / "broken.joblib", "--out", tmp_path / "m.bin") == 1
     assert "broken.joblib is not a joblib file" in capsys.readouterr().err

@@ -159,7 +159,7 @@ def test_a_tree_deeper_than_the_stack_is_drawn():
         grown(1),
         trees=np.array([(0, splits)], dtype=TREE_DTYPE),
         nodes=nodes,
-        leaves=np.full((splits + 1, 2), 0.5),
+        numbers=np.concatenate([np.zeros(2), np.full(2 * (splits + 1), 0.5)]),
     )
     picture, hidden = charts.tree(decode(encode(chain)), {0: "deny", 1: "approve"}, None)
     assert picture.count("<rect") + hidden == len(nodes)

@@ -34,7 +34,7 @@ fn serve() -> Result<(), String> {
     check_environment()?;
     let path = model_path()?;
     let bytes = std::fs::read(&path).map_err(|error| format!("read the model {}: {error}", path.display()))?;
-    let model = Model::from_bytes(bytes).map_err(|error| format!("refuse the model {}: {error}", path.display()))?;
+    let model = Model::from_bytes(&bytes).map_err(|error| format!("refuse the model {}: {error}", path.display()))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

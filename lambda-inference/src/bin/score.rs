@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use lambda_inference::{Feature, Model, Prediction, request};
+use lambda_inference::{Feature, FeatureKind, Model, Prediction, Refusal, RowError, Scorer, request};
 use lexopt::{Arg, ValueExt};
 
 const USAGE: &str = "usage: score --model FILE [--input FILE|-] [--output FILE|-] [--format csv|ndjson] | score --model FILE --describe
@@ -19,6 +19,9 @@ fields, and makes the exit code 1; wrong usage makes it 2.";
 
 /// How much of a bad value is shown.
 const SHOWN: usize = 60;
+
+/// Rows that are predicted together.
+const BLOCK: usize = 256;
 
 /// How many bad rows are reported one by one.
 const REPORTED: u64 = 20;
@@ -100,7 +103,7 @@ fn options() -> Result<Option<Options>, lexopt::Error> {
 fn run(options: &Options) -> Result<u64, String> {
     let name = options.model.display();
     let bytes = std::fs::read(&options.model).map_err(|error| format!("read the model {name}: {error}"))?;
-    let model = Model::from_bytes(bytes).map_err(|error| format!("refuse the model {name}: {error}"))?;
+    let model = Model::from_bytes(&bytes).map_err(|error| format!("refuse the model {name}: {error}"))?;
     if options.describe {
         return print(model.metadata()).map(|()| 0);
     }
@@ -123,14 +126,19 @@ fn run(options: &Options) -> Result<u64, String> {
         Format::Csv => score_csv(&model, input, &mut output)?,
         Format::Ndjson => score_ndjson(&model, input, &mut output)?,
     }
-    output.writer.flush().map_err(|error| format!("write: {error}"))?;
+    output.finish()?;
     Ok(output.bad)
 }
 
 /// Where predictions go, and what was said of bad rows.
 struct Output<'a> {
     model: &'a Model,
+    scorer: Scorer<'a>,
     writer: BufWriter<Box<dyn Write>>,
+    /// Values of the rows that wait to be predicted together.
+    values: Vec<f64>,
+    /// Lines of the rows that wait, and why a row could not be read; such a one has no values.
+    waiting: Vec<(u64, Option<String>)>,
     rows: u64,
     bad: u64,
     next_report: Instant,
@@ -138,8 +146,16 @@ struct Output<'a> {
 
 impl<'a> Output<'a> {
     fn new(model: &'a Model, writer: Box<dyn Write>) -> Self {
-        let writer = BufWriter::with_capacity(1 << 16, writer);
-        Output { model, writer, rows: 0, bad: 0, next_report: Instant::now() + Duration::from_secs(2) }
+        Output {
+            model,
+            scorer: model.scorer(),
+            writer: BufWriter::with_capacity(1 << 16, writer),
+            values: Vec::new(),
+            waiting: Vec::new(),
+            rows: 0,
+            bad: 0,
+            next_report: Instant::now() + Duration::from_secs(2),
+        }
     }
 
     fn header(&mut self) -> Result<(), String> {
@@ -151,33 +167,65 @@ impl<'a> Output<'a> {
         writeln!(self.writer, "{header}").map_err(|error| format!("write: {error}"))
     }
 
-    /// Writes the prediction for a row, or the mark of a bad one.
-    fn row(&mut self, row: Result<&[f64], String>) -> Result<(), String> {
+    /// Takes the row of a line, or why it could not be read.
+    fn row(&mut self, line: u64, row: Result<&[f64], String>) -> Result<(), String> {
         self.rows += 1;
         if self.rows.is_multiple_of(100_000) && Instant::now() >= self.next_report {
             note(format_args!("{} rows", self.rows));
             self.next_report = Instant::now() + Duration::from_secs(2);
         }
-        let written = match row {
-            Ok(row) => self.prediction(row),
-            Err(reason) => {
-                self.bad += 1;
-                if self.bad <= REPORTED {
-                    note(format_args!("{reason}"));
-                }
-                self.bad_row()
+        match row {
+            Ok(row) => {
+                self.values.extend(row);
+                self.waiting.push((line, None));
             }
-        };
-        written.map_err(|error| format!("write: {error}"))
+            Err(reason) => self.waiting.push((line, Some(reason))),
+        }
+        if self.waiting.len() < BLOCK { Ok(()) } else { self.predict() }
     }
 
-    fn prediction(&mut self, row: &[f64]) -> io::Result<()> {
-        let Prediction { class, probability } = self.model.predict(row);
+    /// Writes the predictions for the rows that wait, and the marks of bad ones.
+    fn predict(&mut self) -> Result<(), String> {
+        self.scorer.predict_block(&self.values);
+        let width = self.model.features().len();
+        let mut place = 0;
+        for (line, unreadable) in std::mem::take(&mut self.waiting) {
+            let predicted = match unreadable {
+                Some(reason) => Err(reason),
+                None => {
+                    place += 1;
+                    let row = &self.values[width * (place - 1)..width * place];
+                    self.scorer.prediction(place - 1).map_err(|error| refusal(self.model, row, &error))
+                }
+            };
+            let written = match predicted {
+                Ok(prediction) => self.prediction(prediction, place - 1),
+                Err(reason) => {
+                    self.bad += 1;
+                    if self.bad <= REPORTED {
+                        note(format_args!("line {line}: {reason}"));
+                    }
+                    self.bad_row()
+                }
+            };
+            written.map_err(|error| format!("write: {error}"))?;
+        }
+        self.values.clear();
+        Ok(())
+    }
+
+    /// Writes what still waits.
+    fn finish(&mut self) -> Result<(), String> {
+        self.predict()?;
+        self.writer.flush().map_err(|error| format!("write: {error}"))
+    }
+
+    fn prediction(&mut self, Prediction { class, probability }: Prediction, place: usize) -> io::Result<()> {
         if self.model.classes().len() <= 2 {
             return writeln!(self.writer, "{class},{probability:?}");
         }
         write!(self.writer, "{class}")?;
-        for probability in self.model.probabilities(row) {
+        for probability in self.scorer.probabilities_of(place) {
             write!(self.writer, ",{probability:?}")?;
         }
         writeln!(self.writer)
@@ -186,6 +234,19 @@ impl<'a> Output<'a> {
     fn bad_row(&mut self) -> io::Result<()> {
         let classes = self.model.classes().len();
         writeln!(self.writer, "{}", ",".repeat(if classes <= 2 { 1 } else { classes }))
+    }
+}
+
+/// What the model refuses of a row.
+fn refusal(model: &Model, row: &[f64], error: &RowError) -> String {
+    let Some(feature) = error.feature(model) else {
+        return "the model has no answer: its values are too large".to_string();
+    };
+    let name = &model.features()[feature].name;
+    match error.refusal {
+        Refusal::Missing => format!("{name} is missing"),
+        Refusal::TooLarge | Refusal::Undefined => format!("{name} is too large: {:?}", row[feature]),
+        Refusal::Unknown => format!("{name} is none of the values that the model knows"),
     }
 }
 
@@ -214,12 +275,11 @@ fn score_csv(model: &Model, input: impl Read, output: &mut Output<'_>) -> Result
     while reader.read_byte_record(&mut record).map_err(|error| format!("read: {error}"))? {
         let after = reader.position().line();
         if record.as_slice() != b"\r" {
-            let filled = fill_from_csv(model, &columns, header.len(), &record, &mut row).map_err(|reason| {
-                // Blank lines lie before the record, and line ends within it.
-                let within = record.as_slice().iter().filter(|byte| **byte == b'\n').count() as u64;
-                format!("line {}: {reason}", before.max(after.saturating_sub(1 + within)))
-            });
-            output.row(filled.map(|()| row.as_slice()))?;
+            // Blank lines lie before the record, and line ends within it.
+            let within = record.as_slice().iter().filter(|byte| **byte == b'\n').count() as u64;
+            let line = before.max(after.saturating_sub(1 + within));
+            let filled = fill_from_csv(model, &columns, header.len(), &record, &mut row);
+            output.row(line, filled.map(|()| row.as_slice()))?;
         }
         before = after;
     }
@@ -248,7 +308,7 @@ fn fill_from_csv(
     }
     for ((value, column), feature) in row.iter_mut().zip(columns).zip(model.features()) {
         let text = String::from_utf8_lossy(record[*column].trim_ascii());
-        *value = if text.is_empty() { f64::NAN } else { number(&feature.name, &text)? };
+        *value = if text.is_empty() { f64::NAN } else { value_of(feature, &text)? };
     }
     Ok(())
 }
@@ -268,8 +328,8 @@ fn score_ndjson(model: &Model, input: impl Read, output: &mut Output<'_>) -> Res
         if text.trim_ascii().is_empty() {
             continue;
         }
-        let filled = fill_from_json(model, text, &mut row).map_err(|reason| format!("line {line}: {reason}"));
-        output.row(filled.map(|()| row.as_slice()))?;
+        let filled = fill_from_json(model, text, &mut row);
+        output.row(line, filled.map(|()| row.as_slice()))?;
     }
     Ok(())
 }
@@ -282,6 +342,9 @@ fn fill_from_json(model: &Model, text: &[u8], row: &mut [f64]) -> Result<(), Str
         let mut given = fields.iter().filter(|(field, _)| field == name).map(|(_, value)| value.get());
         *value = match (given.next(), given.next()) {
             (Some("null"), None) => f64::NAN,
+            (Some(text), None) if feature.kind == FeatureKind::Text => {
+                feature.code(&serde_json::from_str::<String>(text).map_err(|_| format!("{name} is no text"))?)
+            }
             (Some(text), None) => number(name, text)?,
             (None, _) => return Err(format!("{name} is missing")),
             (Some(_), Some(_)) => return Err(format!("{name} is given twice")),
@@ -290,12 +353,17 @@ fn fill_from_json(model: &Model, text: &[u8], row: &mut [f64]) -> Result<(), Str
     Ok(())
 }
 
-/// A value's number. Words as `inf` and `nan` are none, and neither is what the model's library refuses as too large.
+/// A field's text as it stands in a row.
+fn value_of(feature: &Feature, text: &str) -> Result<f64, String> {
+    if feature.kind == FeatureKind::Text { Ok(feature.code(text)) } else { number(&feature.name, text) }
+}
+
+/// A value's number. The word `nan` is none; infinities are up to the model, what overflows to one is not.
 fn number(name: &str, text: &str) -> Result<f64, String> {
     let shown = || text.chars().take(SHOWN).collect::<String>();
     let digits = text.bytes().any(|byte| byte.is_ascii_digit());
-    match text.parse() {
-        Ok(value) if digits && request::within_single_precision(value) => Ok(value),
+    match text.parse::<f64>() {
+        Ok(value) if digits != value.is_infinite() && !value.is_nan() => Ok(value),
         Ok(_) if digits => Err(format!("{name} is too large: {}", shown())),
         _ => Err(format!("{name} is {:?}, not a number", shown())),
     }

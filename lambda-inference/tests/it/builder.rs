@@ -101,7 +101,8 @@ pub struct Node {
 pub struct Feature {
     pub name: (u32, u32),
     pub kind: u32,
-    pub reserved: u32,
+    pub texts: u32,
+    pub reserved: u64,
     pub minimum: f64,
     pub maximum: f64,
 }
@@ -112,69 +113,125 @@ pub struct File {
     pub metadata: Vec<u8>,
     pub strings: Vec<u8>,
     pub features: Vec<Feature>,
+    pub texts: Vec<[u32; 2]>,
+    /// Slots, first probability, positive class, decision, its slot, zero.
+    pub model: [u32; 6],
+    pub threshold: f64,
     pub classes: Vec<i64>,
+    /// Kind, argument, input, inputs, outputs, numbers, indices, trees.
+    pub steps: Vec<[u32; 8]>,
+    pub numbers: Vec<f64>,
+    pub indices: Vec<u32>,
     pub trees: Vec<[u32; 2]>,
     pub nodes: Vec<Node>,
-    pub leaves: Vec<f64>,
-    /// Family, counts of features, classes and trees, positive class, zero.
-    pub model: [u32; 6],
-    /// Counts of nodes and leaves, zero.
-    pub wide: [u64; 3],
+    pub bitsets: Vec<u32>,
 }
 
 impl File {
-    pub fn new(features: &[(&str, u32, f64, f64)], classes: &[i64], positive: u32, tree: &Tree) -> File {
+    /// A file without steps.
+    pub fn empty(features: &[(&str, u32, f64, f64)], classes: &[i64], positive: u32) -> File {
         let mut file = File {
             metadata: br#"{"family":"decision tree"}"#.to_vec(),
             strings: Vec::new(),
             features: Vec::new(),
+            texts: Vec::new(),
+            model: [features.len() as u32, 0, positive, 0, 0, 0],
+            threshold: 0.0,
             classes: classes.to_vec(),
-            trees: vec![[0, tree.depth()]],
+            steps: Vec::new(),
+            numbers: Vec::new(),
+            indices: Vec::new(),
+            trees: Vec::new(),
             nodes: Vec::new(),
-            leaves: Vec::new(),
-            model: [1, features.len() as u32, classes.len() as u32, 1, positive, 0],
-            wide: [0; 3],
+            bitsets: Vec::new(),
         };
         for (name, kind, minimum, maximum) in features {
-            let place = (file.strings.len() as u32, name.len() as u32);
-            file.strings.extend(name.bytes());
-            file.features.push(Feature { name: place, kind: *kind, reserved: 0, minimum: *minimum, maximum: *maximum });
+            let name = file.string(name);
+            let feature = Feature { name, kind: *kind, texts: 0, reserved: 0, minimum: *minimum, maximum: *maximum };
+            file.features.push(feature);
         }
+        file
+    }
+
+    /// One tree, as scikit-learn's are written.
+    pub fn new(features: &[(&str, u32, f64, f64)], classes: &[i64], positive: u32, tree: &Tree) -> File {
+        let mut file = File::empty(features, classes, positive);
+        let (inputs, outputs) = (features.len() as u32, classes.len() as u32);
+        file.step([1, 4, 0, inputs, 0, 0, 0, 0], &[], &[]);
+        let mut numbers = vec![0.0; classes.len()];
+        file.tree(tree, &mut |leaf| {
+            numbers.extend(leaf);
+            (0.0, (numbers.len() / leaf.len() - 2) as u32)
+        });
+        let slot = file.step([8, 1, 0, inputs, outputs, 0, 0, 1], &numbers, &[]);
+        file.model[1] = slot;
+        file.model[4] = slot;
+        file
+    }
+
+    pub fn string(&mut self, text: &str) -> (u32, u32) {
+        let place = (self.strings.len() as u32, text.len() as u32);
+        self.strings.extend(text.bytes());
+        place
+    }
+
+    /// Makes the last feature one of texts.
+    pub fn texts(&mut self, texts: &[&str]) {
+        let feature = self.features.len() - 1;
+        (self.features[feature].kind, self.features[feature].texts) = (3, texts.len() as u32);
+        for text in texts {
+            let (offset, length) = self.string(text);
+            self.texts.push([offset, length]);
+        }
+    }
+
+    /// Appends a step, whose counts of numbers and indices are set here; gives its first output.
+    pub fn step(&mut self, mut step: [u32; 8], numbers: &[f64], indices: &[u32]) -> u32 {
+        (step[5], step[6]) = (numbers.len() as u32, indices.len() as u32);
+        self.steps.push(step);
+        self.numbers.extend(numbers);
+        self.indices.extend(indices);
+        self.model[0] += step[4];
+        self.model[0] - step[4]
+    }
+
+    /// Appends a tree; what a leaf holds as threshold and child is up to the caller.
+    pub fn tree<'a>(&mut self, tree: &'a Tree, leaf: &mut impl FnMut(&'a [f64]) -> (f64, u32)) {
+        let start = self.nodes.len();
+        self.trees.push([start as u32, tree.depth()]);
         // Breadth first: a node's children are the next two that nobody has yet.
         let mut queue = vec![tree];
         let mut next = 0;
         while next < queue.len() {
             let node = match queue[next] {
-                Tree::Leaf(probabilities) => {
-                    file.leaves.extend(probabilities);
-                    file.wide[1] += 1;
-                    Node { threshold: 0.0, feature: 0, flags: 1, child: (file.wide[1] - 1) as u32 }
+                Tree::Leaf(values) => {
+                    let (threshold, child) = leaf(values);
+                    Node { threshold, feature: 0, flags: 1, child }
                 }
                 Tree::Split { feature, threshold, missing_left, children } => {
-                    let child = queue.len() as u32;
+                    let child = (start + queue.len()) as u32;
                     queue.extend(children.iter());
                     Node { threshold: *threshold, feature: *feature, flags: u16::from(*missing_left) << 1, child }
                 }
             };
-            file.nodes.push(node);
+            self.nodes.push(node);
             next += 1;
         }
-        file.wide[0] = file.nodes.len() as u64;
-        file
     }
 
     /// The sections: kind, size of an element, content.
     pub fn sections(&self) -> Vec<(u32, u32, Vec<u8>)> {
         let mut features = Vec::new();
         for feature in &self.features {
-            for field in [feature.name.0, feature.name.1, feature.kind, feature.reserved] {
+            for field in [feature.name.0, feature.name.1, feature.kind, feature.texts] {
                 features.extend(field.to_le_bytes());
             }
+            features.extend(feature.reserved.to_le_bytes());
             features.extend(feature.minimum.to_le_bytes());
             features.extend(feature.maximum.to_le_bytes());
         }
-        let mut model: Vec<u8> = self.model.iter().flat_map(|field| field.to_le_bytes()).collect();
-        model.extend(self.wide.iter().flat_map(|field| field.to_le_bytes()));
+        let mut model = words(&self.model);
+        model.extend(self.threshold.to_le_bytes());
         let mut nodes = Vec::new();
         for node in &self.nodes {
             nodes.extend(node.threshold.to_le_bytes());
@@ -185,12 +242,16 @@ impl File {
         vec![
             (1, 1, self.metadata.clone()),
             (2, 1, self.strings.clone()),
-            (3, 32, features),
-            (4, 48, model),
-            (5, 8, self.classes.iter().flat_map(|class| class.to_le_bytes()).collect()),
-            (6, 8, self.trees.iter().flatten().flat_map(|field| field.to_le_bytes()).collect()),
-            (7, 16, nodes),
-            (8, 8, self.leaves.iter().flat_map(|value| value.to_le_bytes()).collect()),
+            (3, 40, features),
+            (4, 8, words(self.texts.as_flattened())),
+            (5, 32, model),
+            (6, 8, self.classes.iter().flat_map(|class| class.to_le_bytes()).collect()),
+            (7, 32, words(self.steps.as_flattened())),
+            (8, 8, self.numbers.iter().flat_map(|number| number.to_le_bytes()).collect()),
+            (9, 4, words(&self.indices)),
+            (10, 8, words(self.trees.as_flattened())),
+            (11, 16, nodes),
+            (12, 4, words(&self.bitsets)),
         ]
     }
 
@@ -199,8 +260,12 @@ impl File {
     }
 
     pub fn model(&self) -> Model {
-        Model::from_bytes(self.bytes()).expect("a valid file")
+        Model::from_bytes(&self.bytes()).expect("a valid file")
     }
+}
+
+fn words(words: &[u32]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
 /// Header, section table and sections.
@@ -217,7 +282,7 @@ pub fn assemble(sections: &[(u32, u32, Vec<u8>)]) -> Vec<u8> {
         body.resize(body.len().next_multiple_of(8), 0);
     }
     let mut bytes = b"TABMODEL".to_vec();
-    bytes.extend(1_u32.to_le_bytes());
+    bytes.extend(2_u32.to_le_bytes());
     bytes.extend((sections.len() as u32).to_le_bytes());
     bytes.extend(((start + body.len()) as u64).to_le_bytes());
     bytes.extend([0; 40]);
@@ -259,4 +324,58 @@ pub fn credit() -> (File, Tree) {
         ("Own_Housing", 2, 0.0, 1.0),
     ];
     (File::new(&features, &[0, 1], 1, &tree), tree)
+}
+
+/// A file with every kind of step, of flag and of feature.
+pub fn everything() -> File {
+    let ranges =
+        [("a", 0, f64::NEG_INFINITY, f64::INFINITY), ("b", 1, 0.0, 9.0), ("c", 2, 0.0, 1.0), ("d", 0, -1.0, 1.0)];
+    let mut file = File::empty(&ranges, &[3, 8], 0);
+    file.texts(&["red", "green", "blue"]);
+    file.step([1, 2, 0, 3, 0, 0, 0, 0], &[], &[]);
+    let marked = file.step([23, 1, 0, 3, 3, 0, 0, 0], &[9.0], &[]);
+    let filled = file.step([3, 0, marked, 3, 3, 0, 0, 0], &[0.5, -1.0, 1.0], &[]);
+    let scaled = file.step([4, 0, filled, 3, 3, 0, 0, 0], &[1.0, 2.0, 0.0, 1.0, 0.5, 4.0], &[]);
+    let ranged = file.step([5, 1, scaled, 3, 3, 0, 0, 0], &[0.5, 0.1, 1.0, 0.0, 2.0, 0.0, -3.0, 3.0], &[]);
+    // The text, with an unknown one refused, and a number.
+    let coded = file.step([6, 0, 3, 1, 1, 0, 0, 0], &[0.0, 2.0, 5.0, 7.0, f64::NAN, 0.0], &[2, 2, 0, 0]);
+    let hot = file.step(
+        [7, 0, 2, 2, 5, 0, 0, 0],
+        &[0.0, 1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0, 2.0, 0.0, 1.0, 2.0, -1.0, -1.0],
+        &[2, 0, 0, 0, 3, 0, 2, 0],
+    );
+    let chosen = file.step([2, 0, 0, 0, 4, 0, 0, 0], &[], &[ranged, coded, hot + 1, 1]);
+    let split_by = |flags: u16, threshold: f64, tree: &mut File| {
+        let at = tree.nodes.len() - 3;
+        tree.nodes[at].flags |= flags;
+        tree.nodes[at].threshold = threshold;
+    };
+    // Categories 1, 33 and 34, then none; zero as missing.
+    file.bitsets = vec![1 << 1, 1 << 1 | 1 << 2];
+    let one = |feature| split(feature, 0.5, true, leaf(&[-0.75]), leaf(&[0.5]));
+    for (feature, flags, threshold) in [(1, 4, f64::from_bits(2 << 32)), (3, 4, f64::from_bits(2)), (2, 8, 0.25)] {
+        file.tree(&one(feature), &mut |value| (value[0], 0));
+        split_by(flags, threshold, &mut file);
+    }
+    let sums = file.step([8, 2 | 4, chosen, 4, 2, 0, 0, 2], &[0.25, -0.25], &[]);
+    let single = file.step([8, 1 | 4 | 8, chosen, 4, 1, 0, 0, 1], &[0.125], &[]);
+    let line = file.step([9, 0, sums, 2, 1, 0, 0, 0], &[0.5, 1.0, -1.0], &[]);
+    file.step([10, 0, sums, 2, 2, 0, 0, 0], &[3.0], &[]);
+    let sigmoid = file.step([11, 0, line, 1, 2, 0, 0, 0], &[2.0], &[]);
+    let narrow = file.step([12, 0, single, 1, 2, 0, 0, 0], &[], &[]);
+    for kind in 13..=15 {
+        file.step([kind, 0, sums, 2, 2, 0, 0, 0], &[], &[]);
+    }
+    let each = file.step([16, 0, sums, 2, 2, 0, 0, 0], &[0.5], &[]);
+    let curve = file.step([20, 0, sigmoid, 1, 1, 0, 0, 0], &[0.2, 0.5, 0.8, 0.0, 0.25, 1.0], &[]);
+    let platt = file.step([21, 0, sums, 1, 1, 0, 0, 0], &[-1.5, 0.25], &[]);
+    file.step([17, 0, platt, 1, 2, 0, 0, 0], &[], &[]);
+    let shares = file.step([18, 0, each, 2, 2, 0, 0, 0], &[], &[]);
+    file.step([17, 0, curve, 1, 2, 0, 0, 0], &[], &[]);
+    let capped = file.step([19, 0, shares, 4, 4, 0, 0, 0], &[], &[]);
+    let mean = file.step([22, 2, capped, 4, 2, 0, 0, 0], &[], &[]);
+    file.tree(&one(0), &mut |value| (value[0], 0));
+    file.step([8, 4, narrow, 2, 1, 0, 0, 1], &[0.0], &[]);
+    (file.model[1], file.model[3], file.model[4], file.threshold) = (mean, 3, mean, 0.5);
+    file
 }

@@ -3,5 +3,6 @@
 mod bootstrap;
 mod builder;
 mod model_file;
+mod paths;
 mod requests;
 mod score;

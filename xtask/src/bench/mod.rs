@@ -7,6 +7,7 @@ mod cold;
 mod faults;
 mod image;
 mod runtime_api;
+mod score;
 
 use std::path::Path;
 
@@ -20,10 +21,11 @@ use crate::terminal;
 type Benchmark = fn(&Path, &Options) -> Result<Measured>;
 
 /// Every benchmark, by the name that the command line takes.
-const BENCHMARKS: [(&str, Benchmark); 3] = [
+const BENCHMARKS: [(&str, Benchmark); 4] = [
     ("cold", |root, _| cold::measure(root).map(Measured::from)),
     ("faults", faults::measure),
     ("image", |root, _| image::measure(root).map(Measured::from)),
+    ("score", |root, _| score::measure(root).map(Measured::from)),
 ];
 
 /// Options of `bench`.

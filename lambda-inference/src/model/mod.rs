@@ -1,0 +1,424 @@
+//! The model file, format version 2 (see MODEL_FORMAT.md): checked once, then used without parsing.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::ops::Range;
+
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+
+mod fast;
+mod frame;
+mod links;
+mod nodes;
+mod steps;
+
+use frame::{Sections, f64_at, sections, u32_at, u64_at};
+use nodes::Nodes;
+use steps::{Memory, Parts, Step};
+
+#[cfg(target_endian = "big")]
+compile_error!("a model file is little-endian and used in place");
+
+const FEATURE: usize = 40;
+const TEXT: usize = 8;
+const MODEL: usize = 32;
+const MOST_FEATURES: usize = 1 << 16;
+
+/// Why a file is no model that this program can use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelError(String);
+
+impl fmt::Display for ModelError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ModelError {}
+
+fn refused<T>(reason: impl Into<String>) -> Result<T, ModelError> {
+    Err(ModelError(reason.into()))
+}
+
+/// What a feature's values are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FeatureKind {
+    /// Any number in the range.
+    Number,
+    /// A whole number in the range.
+    Integer,
+    /// 0 or 1.
+    Flag,
+    /// A text; in a row it is the index in [`Feature::texts`], or -1 if it is none of them.
+    Text,
+}
+
+/// A feature, for validating requests. Scoring never looks at the range.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Feature {
+    /// As in the training data.
+    pub name: String,
+    /// What its values are.
+    pub kind: FeatureKind,
+    /// Smallest value allowed, inclusive.
+    pub minimum: f64,
+    /// Greatest value allowed, inclusive.
+    pub maximum: f64,
+    /// The texts that the model tells apart, if it is a text.
+    pub texts: Vec<String>,
+}
+
+impl Feature {
+    /// What a text is in a row.
+    pub fn code(&self, text: &str) -> f64 {
+        self.texts.iter().position(|known| known == text).map_or(-1.0, |index| index as f64)
+    }
+}
+
+/// What the model says of one row.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Prediction {
+    /// Label of the predicted class.
+    pub class: i64,
+    /// Probability of the positive class, in [0, 1].
+    pub probability: f64,
+}
+
+/// What is wrong with a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// It is missing, and the model has no answer to that.
+    Missing,
+    /// It is infinite, or too large for the precision in which the library computes.
+    TooLarge,
+    /// It is a category that was not there in training.
+    Unknown,
+    /// No probability comes out.
+    Undefined,
+}
+
+/// Why a row has no prediction: what the library itself would refuse.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowError {
+    slot: usize,
+    /// What is wrong.
+    pub refusal: Refusal,
+}
+
+impl RowError {
+    /// Index of the feature whose value is wrong; none if it is a value computed from the row.
+    pub fn feature(&self, model: &Model) -> Option<usize> {
+        (self.slot < model.features.len()).then_some(self.slot)
+    }
+}
+
+/// A checked model file.
+pub struct Model {
+    /// Eight bytes each, so that numbers and nodes lie where they may be used in place.
+    words: Vec<u64>,
+    sections: Sections,
+    digest: String,
+    features: Vec<Feature>,
+    classes: Vec<i64>,
+    positive: usize,
+    steps: Vec<Step>,
+    slots: usize,
+    probabilities: Range<usize>,
+    decision: Decision,
+}
+
+/// How the class follows from the slots.
+#[derive(Clone, Copy)]
+enum Decision {
+    /// The first of the greatest values from this slot on, one a class.
+    Greatest(usize),
+    /// Of two classes the second if the slot is greater than the threshold.
+    Above(usize, f64),
+    /// Of two classes the second if the slot is not less than the threshold.
+    AtLeast(usize, f64),
+    /// Of two classes the first if the slot is not less than the threshold.
+    FirstAtLeast(usize, f64),
+}
+
+impl Model {
+    /// Checks a file's bytes: header, hash, section table, and every index that scoring will follow.
+    ///
+    /// # Errors
+    /// The reason why the file is refused; nothing of a refused file is used.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Model, ModelError> {
+        let sections = sections(bytes)?;
+        let metadata_text = std::str::from_utf8(&bytes[sections.metadata.clone()]);
+        if !metadata_text.is_ok_and(|text| serde_json::from_str::<Map<String, Value>>(text).is_ok()) {
+            return refused("the metadata is no JSON object");
+        }
+        let features = read_features(bytes, &sections)?;
+        let classes: Vec<i64> =
+            bytes[sections.classes.clone()].chunks_exact(8).map(|label| u64_at(label, 0).cast_signed()).collect();
+        let record = &bytes[sections.model.clone()];
+        if record.len() != MODEL {
+            return refused("there is not exactly one model record");
+        }
+        let positive = u32_at(record, 8) as usize;
+        let different: HashSet<&i64> = classes.iter().collect();
+        if different.len() != classes.len() || positive >= classes.len() {
+            return refused("the classes are not different ones with the positive one among them");
+        }
+        let mut model = Model {
+            words: words(bytes),
+            digest: format!("sha256:{}", hex::encode(Sha256::digest(bytes))),
+            features,
+            classes,
+            positive,
+            steps: Vec::new(),
+            slots: 0,
+            probabilities: 0..0,
+            decision: Decision::Greatest(0),
+            sections,
+        };
+        let records = &bytes[model.sections.steps.clone()];
+        let (steps, slots) = steps::read(records, model.features.len(), model.parts())?;
+        (model.steps, model.slots) = (steps, slots);
+        model.read_outcome(record)?;
+        Ok(model)
+    }
+
+    /// Reads where the steps leave the answer.
+    fn read_outcome(&mut self, record: &[u8]) -> Result<(), ModelError> {
+        let field = |index: usize| u32_at(record, 4 * index) as usize;
+        let (slots, classes) = (self.slots, self.classes.len());
+        if field(0) != slots || field(5) != 0 {
+            return refused(format!("the model record says {} slots, the steps have {slots}", field(0)));
+        }
+        let inside = |begin: usize, count: usize| begin.checked_add(count).is_some_and(|end| end <= slots);
+        let (first, kind, slot, threshold) = (field(1), field(3), field(4), f64_at(record, 24));
+        let with_threshold = kind != 0;
+        if !inside(first, classes) || !inside(slot, if with_threshold { 1 } else { classes }) {
+            return refused("the answer lies outside the slots");
+        }
+        if (with_threshold && classes != 2) || (!with_threshold && threshold.to_bits() != 0) || threshold.is_nan() {
+            return refused("the decision's threshold does not fit the classes");
+        }
+        self.probabilities = first..first + classes;
+        self.decision = match kind {
+            0 => Decision::Greatest(slot),
+            1 => Decision::Above(slot, threshold),
+            2 => Decision::AtLeast(slot, threshold),
+            3 => Decision::FirstAtLeast(slot, threshold),
+            other => return refused(format!("decision {other} is not known to this program")),
+        };
+        Ok(())
+    }
+
+    fn parts(&self) -> Parts<'_> {
+        Parts {
+            numbers: bytemuck::cast_slice(self.section(&self.sections.numbers)),
+            indices: bytemuck::cast_slice(self.section(&self.sections.indices)),
+            trees: bytemuck::cast_slice(self.section(&self.sections.trees)),
+            nodes: Nodes {
+                nodes: bytemuck::cast_slice(self.section(&self.sections.nodes)),
+                bitsets: bytemuck::cast_slice(self.section(&self.sections.bitsets)),
+            },
+        }
+    }
+
+    fn section(&self, place: &Range<usize>) -> &[u8] {
+        &bytemuck::cast_slice(&self.words)[place.clone()]
+    }
+
+    /// SHA-256 of the whole file as `sha256:<64 hex digits>`: the model's identity.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// The features, in the order of a row.
+    pub fn features(&self) -> &[Feature] {
+        &self.features
+    }
+
+    /// The class labels, in the library's order.
+    pub fn classes(&self) -> &[i64] {
+        &self.classes
+    }
+
+    /// Label of the positive class.
+    pub fn positive_class(&self) -> i64 {
+        self.classes[self.positive]
+    }
+
+    /// The metadata, JSON.
+    pub fn metadata(&self) -> &str {
+        std::str::from_utf8(self.section(&self.sections.metadata)).unwrap_or_default()
+    }
+
+    /// What predicts row after row without asking for memory again.
+    pub fn scorer(&self) -> Scorer<'_> {
+        let memories = self.steps.iter().map(|_| Memory::default()).collect();
+        Scorer { model: self, parts: self.parts(), slots: Vec::new(), failed: Vec::new(), memories, rows: 0 }
+    }
+
+    /// Predicts one row; see [`Scorer::predict`].
+    ///
+    /// # Errors
+    /// As [`Scorer::predict`].
+    ///
+    /// # Panics
+    /// As [`Scorer::predict`].
+    pub fn predict(&self, row: &[f64]) -> Result<Prediction, RowError> {
+        self.scorer().predict(row)
+    }
+}
+
+/// A model with the memory that a row's computation needs.
+pub struct Scorer<'a> {
+    model: &'a Model,
+    parts: Parts<'a>,
+    /// Those of one row after those of another.
+    slots: Vec<f64>,
+    failed: Vec<Option<RowError>>,
+    memories: Vec<Memory>,
+    /// Rows so far.
+    rows: u64,
+}
+
+impl Scorer<'_> {
+    /// Predicts one row of as many values as there are features; NaN is a missing value.
+    ///
+    /// # Errors
+    /// The row has a value that the library refuses.
+    ///
+    /// # Panics
+    /// The row has another number of values than there are features.
+    pub fn predict(&mut self, row: &[f64]) -> Result<Prediction, RowError> {
+        assert_eq!(row.len(), self.model.features.len(), "a row has one value for each feature");
+        self.run(row);
+        self.prediction(0)
+    }
+
+    /// Predicts a block of rows, which lie one after the other; [`Scorer::prediction`] has the answers. Blocks of some
+    /// hundred rows are quickest; the answers are those of [`Scorer::predict`], bit for bit.
+    ///
+    /// # Panics
+    /// There are not as many values as whole rows have.
+    pub fn predict_block(&mut self, rows: &[f64]) {
+        assert!(rows.len().is_multiple_of(self.model.features.len()), "a row has one value for each feature");
+        self.run(rows);
+    }
+
+    fn run(&mut self, rows: &[f64]) {
+        let (model, stride) = (self.model, self.model.slots);
+        let rows = rows.chunks_exact(model.features.len());
+        self.rows += rows.len() as u64;
+        self.failed.clear();
+        self.failed.resize(rows.len(), None);
+        self.slots.resize(rows.len() * stride, 0.0);
+        for (slots, row) in self.slots.chunks_exact_mut(stride).zip(rows) {
+            slots[..row.len()].copy_from_slice(row);
+        }
+        for (step, memory) in model.steps.iter().zip(&mut self.memories) {
+            step.run_block(self.parts, &mut self.slots, stride, &mut self.failed, memory, self.rows);
+        }
+    }
+
+    /// The prediction for a row of the last block.
+    ///
+    /// # Errors
+    /// The row has a value that the library refuses.
+    ///
+    /// # Panics
+    /// The last block had no such row.
+    pub fn prediction(&self, row: usize) -> Result<Prediction, RowError> {
+        if let Some(error) = &self.failed[row] {
+            return Err(error.clone());
+        }
+        let (model, probabilities) = (self.model, self.probabilities_of(row));
+        if let Some(place) = probabilities.iter().position(|value| !(0.0..=1.0).contains(value)) {
+            return Err(RowError { slot: model.probabilities.start + place, refusal: Refusal::Undefined });
+        }
+        let slots = &self.slots[row * model.slots..][..model.slots];
+        let class = match model.decision {
+            Decision::Greatest(slot) => greatest(&slots[slot..slot + model.classes.len()]),
+            Decision::Above(slot, threshold) => usize::from(slots[slot] > threshold),
+            Decision::AtLeast(slot, threshold) => usize::from(slots[slot] >= threshold),
+            Decision::FirstAtLeast(slot, threshold) => usize::from(slots[slot] < threshold),
+        };
+        Ok(Prediction { class: model.classes[class], probability: probabilities[model.positive] })
+    }
+
+    /// The probability of every class, in the order of [`Model::classes`], for the only row of the last block.
+    pub fn probabilities(&self) -> &[f64] {
+        self.probabilities_of(0)
+    }
+
+    /// The same for any row of the last block.
+    ///
+    /// # Panics
+    /// The last block had no such row.
+    pub fn probabilities_of(&self, row: usize) -> &[f64] {
+        &self.slots[row * self.model.slots..][self.model.probabilities.clone()]
+    }
+}
+
+/// The first of the greatest, as numpy's argmax.
+fn greatest(values: &[f64]) -> usize {
+    (1..values.len()).fold(0, |best, index| if values[index] > values[best] { index } else { best })
+}
+
+fn words(bytes: &[u8]) -> Vec<u64> {
+    // The length of a file whose frame is right is a multiple of eight.
+    bytes.as_chunks::<8>().0.iter().map(|chunk| u64::from_le_bytes(*chunk)).collect()
+}
+
+fn read_features(bytes: &[u8], sections: &Sections) -> Result<Vec<Feature>, ModelError> {
+    let records = &bytes[sections.features.clone()];
+    let count = records.len() / FEATURE;
+    if !(1..=MOST_FEATURES).contains(&count) {
+        return refused(format!("a model has 1 to {MOST_FEATURES} features, not {count}"));
+    }
+    let Ok(strings) = std::str::from_utf8(&bytes[sections.strings.clone()]) else {
+        return refused("the strings are not UTF-8");
+    };
+    let string = |record: &[u8]| {
+        let start = u32_at(record, 0) as usize;
+        start.checked_add(u32_at(record, 4) as usize).and_then(|end| strings.get(start..end))
+    };
+    let mut features = Vec::with_capacity(count);
+    let mut names = HashSet::new();
+    let mut texts = bytes[sections.texts.clone()].chunks_exact(TEXT);
+    for record in records.chunks_exact(FEATURE) {
+        let Some(name) = string(record).filter(|name| !name.is_empty()) else {
+            return refused("a feature's name lies outside the strings or is empty");
+        };
+        if !names.insert(name) {
+            return refused(format!("two features are named {name}"));
+        }
+        let kind = match u32_at(record, 8) {
+            0 => FeatureKind::Number,
+            1 => FeatureKind::Integer,
+            2 => FeatureKind::Flag,
+            3 => FeatureKind::Text,
+            other => return refused(format!("feature {name} has the unknown type {other}")),
+        };
+        let (minimum, maximum) = (f64_at(record, 24), f64_at(record, 32));
+        if u64_at(record, 16) != 0 {
+            return refused(format!("a reserved field of feature {name} is not zero"));
+        }
+        if minimum.is_nan() || maximum.is_nan() || minimum > maximum {
+            return refused(format!("feature {name} has no range"));
+        }
+        let count = u32_at(record, 12) as usize;
+        if (kind == FeatureKind::Text) == (count == 0) || count > texts.len() {
+            return refused(format!("feature {name} has texts that do not fit its type"));
+        }
+        let known: Option<Vec<&str>> = texts.by_ref().take(count).map(string).collect();
+        let Some(known) = known.filter(|known| known.iter().collect::<HashSet<_>>().len() == known.len()) else {
+            return refused(format!("the texts of feature {name} lie outside the strings or are not different"));
+        };
+        let texts = known.into_iter().map(str::to_string).collect();
+        features.push(Feature { name: name.to_string(), kind, minimum, maximum, texts });
+    }
+    if texts.len() > 0 {
+        return refused("there are texts of no feature");
+    }
+    Ok(features)
+}
