@@ -123,30 +123,6 @@ class Clone:
             path.write_bytes(kept)
 
 
-def advisory_database(clone: Clone, package: str) -> str:
-    """An advisory database with one critical advisory, about all versions of a package."""
-    folder = clone.path.parent / f"advisories-{package}"
-    advisory = folder / "crates" / package
-    advisory.mkdir(parents=True, exist_ok=True)
-    (advisory / "RUSTSEC-2020-9999.md").write_text(textwrap.dedent(f"""\
-        ```toml
-        [advisory]
-        id = "RUSTSEC-2020-9999"
-        package = "{package}"
-        date = "2020-01-01"
-        cvss = "CVSS:3.1/AV:N/AC:L/PR:N/UI:N/S:U/C:H/I:H/A:H"
-
-        [versions]
-        patched = []
-        ```
-
-        # A made-up fault
-
-        For the test.
-        """))
-    return str(folder)
-
-
 class Ended:
     """How a command ended, and all that it said."""
 

@@ -120,7 +120,7 @@ class World:
             "AWS_ENDPOINT_URL": self.proxy.url,
             "AWS_ACCESS_KEY_ID": ACCESS_KEY_ID,
             "AWS_SECRET_ACCESS_KEY": SECRET_ACCESS_KEY,
-            "RUSTSEC_ADVISORY_DB": advisory_database(self.clone, "not-in-the-program"),
+            "RUSTSEC_ADVISORY_DB": advisory_database("not-in-the-program"),
         }
 
     def xtask(self, *arguments: str, expect: int = 0, **variables: str):

@@ -24,7 +24,7 @@ class Scan:
         self.clone, self.cloud, self.account, self.advisories = clone, cloud, account, advisories
         self.variables = {
             "AWS_ACCESS_KEY_ID": ACCESS_KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET_ACCESS_KEY,
-            "AWS_ENDPOINT_URL": account.url, "RUSTSEC_ADVISORY_DB": advisory_database(clone, "none-such"),
+            "AWS_ENDPOINT_URL": account.url, "RUSTSEC_ADVISORY_DB": advisory_database("none-such"),
         }
         self.xtask("build")
         self.image = clone.record("build")["image"]["digest"]
@@ -379,7 +379,7 @@ def test_new_are_the_findings_that_the_deployed_image_does_not_have(scan):
     known, new = finding("CVE-KNOWN", "LOW"), finding("CVE-NEW", "LOW")
     scan.inject(deployed, [known])
     scan.inject(scan.image, [known, new])
-    vulnerable = advisory_database(scan.clone, "serde_json")
+    vulnerable = advisory_database("serde_json")
 
     def counted(**variables) -> tuple[int, int, int]:
         summary = scan.record(**variables)["summary"]

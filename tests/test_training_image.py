@@ -119,7 +119,7 @@ class Preprod:
         self.clone, self.cloud = clone, cloud
         self.variables = variables | {
             "AWS_ENDPOINT_URL": cloud.endpoint_url, "AWS_ACCESS_KEY_ID": ACCESS_KEY_ID,
-            "AWS_SECRET_ACCESS_KEY": SECRET_ACCESS_KEY, "RUSTSEC_ADVISORY_DB": advisory_database(clone, "none-such"),
+            "AWS_SECRET_ACCESS_KEY": SECRET_ACCESS_KEY, "RUSTSEC_ADVISORY_DB": advisory_database("none-such"),
         }
 
     def xtask(self, *arguments: str, **options):

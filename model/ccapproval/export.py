@@ -112,11 +112,12 @@ def feature_names(estimator: Any) -> list[str]:
 
 def learned_names(estimator: Any) -> list[str]:
     """The features of an estimator in scikit-learn's style, or of the one within it."""
-    for each in (estimator, getattr(estimator, "estimator_", None), estimator):
+    both = [estimator, getattr(estimator, "estimator_", None)]
+    for each in both:
         names = getattr(each, "feature_names_in_", None)
         if names is not None:
             return list(names)
-    for each in (estimator, getattr(estimator, "estimator_", None)):
+    for each in both:
         count = getattr(each, "n_features_in_", None)
         if count is not None:
             return [f"x{index}" for index in range(count)]

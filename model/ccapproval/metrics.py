@@ -193,9 +193,14 @@ def read_run(run: Path) -> tuple[dict[str, Any], pd.DataFrame, bytes]:
 
 
 def parity(
-    estimator: Any, rows: pd.DataFrame, positive: int, classes: np.ndarray, chances: np.ndarray
+    estimator: Any,
+    rows: pd.DataFrame,
+    positive: int,
+    classes: np.ndarray,
+    chances: np.ndarray,
+    tolerance: float = 0.0,
 ) -> dict[str, int]:
-    """How often recorded predictions differ from the estimator's own; floats bit for bit.
+    """How often recorded predictions differ from the estimator's own.
 
     Args:
         estimator: fitted, with `predict` and `predict_proba`.
@@ -203,13 +208,17 @@ def parity(
         positive: the label of the positive class.
         classes: recorded labels, int64, shape (rows,).
         chances: recorded probabilities of the positive class, float64, shape (rows,).
+        tolerance: how far probabilities may be from each other; 0 compares bit for bit.
     """
     column = list(estimator.classes_).index(positive)
-    own = np.ascontiguousarray(estimator.predict_proba(rows)[:, column])
+    own = np.ascontiguousarray(estimator.predict_proba(rows)[:, column], dtype=np.float64)
+    different = own.view(np.int64) != chances.view(np.int64)
+    if tolerance:
+        different = ~(np.abs(own - chances) <= tolerance)
     return {
         "rows": len(rows),
         "class_differences": int(np.sum(estimator.predict(rows) != classes)),
-        "probability_differences": int(np.sum(own.view(np.int64) != chances.view(np.int64))),
+        "probability_differences": int(np.sum(different)),
     }
 
 
@@ -253,6 +262,7 @@ def measure(run: Path, predictions: Path) -> tuple[dict[str, Any], dict[str, Any
             positive,
             classes,
             chances,
+            decode(model).tolerance,
         ),
         "train": training["train"],
     }

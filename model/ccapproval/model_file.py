@@ -209,6 +209,15 @@ class Model:
         )
 
     @property
+    def tolerance(self) -> float:
+        """How far its probabilities may be from the library's; 0 where bits are compared.
+
+        Linear models are added up by BLAS, whose order is its own: scikit-learn's answers for a
+        row depend on the rows beside it.
+        """
+        return 1e-9 if Step.LINEAR in self.steps["kind"] else 0.0
+
+    @property
     def leaves(self) -> np.ndarray:
         """The class probabilities of a single tree's leaves, shape (leaves, classes)."""
         return self.numbers.reshape(-1, len(self.classes))[1:]

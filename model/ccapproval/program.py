@@ -120,7 +120,7 @@ class Program:
 
     def adjacent(self, columns: Columns) -> Columns:
         """The same columns in slots that lie side by side, copied there if need be."""
-        if columns == list(range(columns[0], columns[0] + len(columns))) if columns else True:
+        if len(runs(columns)) <= 1:
             return columns
         self.steps.append((Step.SELECT, 0, 0, 0, len(columns), 0, len(columns), 0))
         self.indices += columns

@@ -57,7 +57,8 @@ def render(metrics: dict[str, Any], training: dict[str, Any], model: Model) -> s
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>Credit card approval: model report</title>\n<style>\n{style}</style>\n</head>\n"
-        f"<body>\n{headline(metrics, training)}\n<main>\n{chr(10).join(sections)}\n</main>\n"
+        f"<body>\n{headline(metrics, training, model)}\n"
+        f"<main>\n{chr(10).join(sections)}\n</main>\n"
         "<footer><p>Every figure on this page belongs to the one model named above and to its "
         "test rows.</p></footer>\n</body>\n</html>\n"
     )
@@ -71,12 +72,13 @@ def figure(name: str, value: str, note: str) -> str:
     )
 
 
-def headline(metrics: dict[str, Any], training: dict[str, Any]) -> str:
+def headline(metrics: dict[str, Any], training: dict[str, Any], model: Model) -> str:
     """Title, the model's identity and the figures that decide."""
     score = metrics["fairnessScoreEqualOpportunity"]
     parity = metrics["parity"]
     differing = max(parity["class_differences"], parity["probability_differences"])
     excluded = [name for name in training["sensitive"] if name not in training["features"]]
+    how = f"within {model.tolerance}" if model.tolerance else "bit for bit"
     seen = f"does not see {', '.join(excluded)}" if excluded else "sees every recorded attribute"
     cards = (
         figure("Accuracy", percent(metrics["accuracy"]), f"on {metrics['rows']:,} test rows"),
@@ -93,7 +95,7 @@ def headline(metrics: dict[str, Any], training: dict[str, Any]) -> str:
         figure(
             "Predictor parity",
             f"{differing:,} differences",
-            f"in {parity['rows']:,} predictions, bit for bit against the trained estimator",
+            f"in {parity['rows']:,} predictions, {how} against the trained estimator",
         ),
     )
     return (

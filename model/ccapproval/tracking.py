@@ -94,7 +94,7 @@ def draw(run: Path, training: Mapping[str, Any], metrics: Mapping[str, Any], fol
     import pandas as pd
 
     from ccapproval import plots
-    from ccapproval.model_file import DECISION_TREE, decode
+    from ccapproval.model_file import decode
     from ccapproval.report import COMPARED, PERFORMANCE
 
     plots.style()
@@ -124,7 +124,7 @@ def draw(run: Path, training: Mapping[str, Any], metrics: Mapping[str, Any], fol
     if training["importances"]:
         figures["importances"] = plots.importances(pd.Series(training["importances"]))
     model = decode(read_bytes(run / "model.bin"))
-    if model.family == DECISION_TREE:
+    if model.is_one_tree:
         positive = training["positive_class"]
         names = {label: "approve" if label == positive else "deny" for label in model.classes}
         figures["tree"] = plots.tree_of(model, names)

@@ -2,13 +2,11 @@ import json
 import os
 from pathlib import Path
 
-# With AVX-512 numpy has an exponential of its own, which differs from the C library's in the last
-# digit of some values; without it numpy calls the C library, as scipy and the predictor do.
-# numpy reads this when it is imported first.
-os.environ.setdefault("NPY_DISABLE_CPU_FEATURES", "X86_V4 AVX512_ICL AVX512_SPR")
 # Threads would only wait for each other on models this small.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Before numpy, of which it chooses the arithmetic.
+import ccapproval  # noqa: F401, I001
 import nbformat
 import numpy as np
 import pandas as pd

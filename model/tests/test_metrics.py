@@ -1,16 +1,18 @@
 import json
 import math
 import shutil
+import subprocess
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import write_predictions
+from conftest import SMALL_CELLS, write_predictions
 from fairlearn import metrics as fairlearn
 from sklearn import metrics as sklearn_metrics
 
-from ccapproval import data, metrics, train
+from ccapproval import data, metrics, report, train
 from ccapproval.common import InputError
+from ccapproval.model_file import decode
 
 
 def random_table(seed, rows=500, groups=3):
@@ -275,3 +277,33 @@ def test_more_than_two_classes_are_refused(small):
     train.train(small.notebook, out)
     with pytest.raises(InputError, match="need exactly two"):
         metrics.measure(out, out / "predictions.csv")
+
+
+LINEAR = (
+    "from sklearn.linear_model import LogisticRegression\n"
+    "from sklearn.pipeline import make_pipeline\n"
+    "from sklearn.preprocessing import StandardScaler\n"
+    "model = make_pipeline(StandardScaler(), LogisticRegression()).fit(X_train, y_train)"
+)
+SINGLE = (
+    "from xgboost import XGBClassifier\n"
+    "model = XGBClassifier(n_estimators=5, nthread=1).fit(X_train, y_train)"
+)
+
+
+@pytest.mark.parametrize(("cell", "how"), [(LINEAR, "within 1e-09"), (SINGLE, "bit for bit")])
+def test_other_families_are_measured_too(small, scorer, cell, how):
+    small.cells(*SMALL_CELLS[:3], cell)
+    out = small.folder / "out"
+    train.train(small.notebook, out)
+    predictions = out / "predictions.csv"
+    files = ["--model", out / "model.bin", "--input", out / "test_split.csv"]
+    subprocess.run([scorer, *files, "--output", predictions], check=True)
+    found, training, model = metrics.measure(out, predictions)
+    assert found["parity"] == {"rows": 50, "class_differences": 0, "probability_differences": 0}
+    assert how in report.render(found, training, decode(model))
+    lines = predictions.read_text().splitlines()
+    label, chance = lines[1].split(",")
+    other = float(chance) + (-1e-6 if float(chance) > 0.5 else 1e-6)
+    predictions.write_text("\n".join([lines[0], f"{label},{other!r}", *lines[2:], ""]))
+    assert metrics.measure(out, predictions)[0]["parity"]["probability_differences"] == 1

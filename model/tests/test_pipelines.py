@@ -141,6 +141,27 @@ def test_random_pipelines_on_data_frames(scorer, tmp_path):
     print(f"pipelines: {MODELS} models, {compared} rows, 0 differences")
 
 
+def test_sparse_matrices(scorer, tmp_path):
+    random = np.random.default_rng(6)
+    table = people(random, 600)
+    target = target_of(random, table, 2)
+    rows = people(random, 600, strange=True)
+    for seed in range(7):
+        last, tolerance = classifier_of(seed, random)
+        if isinstance(last, HistGradientBoostingClassifier):
+            continue
+        encode = ColumnTransformer(
+            [
+                ("hot", OneHotEncoder(handle_unknown="ignore"), ["town", "rooms"]),
+                ("numbers", make_pipeline(SimpleImputer(), StandardScaler()), ["age"]),
+            ],
+            sparse_threshold=1.0,
+        )
+        model = make_pipeline(encode, last).fit(table, target)
+        assert encode.sparse_output_
+        assert frame_differences(scorer, tmp_path, model, rows, tolerance) == 0, last
+
+
 def numbers_of(random, rows=400, width=5, classes=2):
     values = random.normal(size=(rows, width)) * 10.0 ** random.uniform(-3, 3, width)
     values[:, 0] = random.integers(0, 5, rows)

@@ -238,6 +238,8 @@ fn passes(error: &OciDistributionError) -> bool {
         OciDistributionError::RegistryError { envelope, .. } => {
             envelope.errors.iter().any(|error| error.code == OciErrorCode::Toomanyrequests)
         }
+        // The client takes a failure while it asks how to sign in for "no sign-in is needed", and is refused then.
+        OciDistributionError::UnauthorizedError { .. } => true,
         // Bytes that are not what their digest says, or an upload's step that was answered with another status than agreed.
         OciDistributionError::IoError(_)
         | OciDistributionError::DigestError(_)

@@ -122,12 +122,13 @@ fn run(options: &Options) -> Result<u64, String> {
         None => Box::new(io::stdout().lock()),
     };
     let mut output = Output::new(&model, output);
-    match options.format {
-        Format::Csv => score_csv(&model, input, &mut output)?,
-        Format::Ndjson => score_ndjson(&model, input, &mut output)?,
-    }
-    output.finish()?;
-    Ok(output.bad)
+    let read = match options.format {
+        Format::Csv => score_csv(&model, input, &mut output),
+        Format::Ndjson => score_ndjson(&model, input, &mut output),
+    };
+    // What was read before an error is answered all the same.
+    let written = output.finish();
+    read.and(written).map(|()| output.bad)
 }
 
 /// Where predictions go, and what was said of bad rows.

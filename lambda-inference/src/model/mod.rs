@@ -12,10 +12,12 @@ mod frame;
 mod links;
 mod nodes;
 mod steps;
+mod sums;
 
 use frame::{Sections, f64_at, sections, u32_at, u64_at};
 use nodes::Nodes;
-use steps::{Memory, Parts, Step};
+use steps::{Parts, Step};
+use sums::Memory;
 
 #[cfg(target_endian = "big")]
 compile_error!("a model file is little-endian and used in place");

@@ -41,6 +41,11 @@ impl Random {
     }
 }
 
+/// How often a test with random input runs: `FUZZ` says it, else a number that is quick.
+pub fn rounds() -> u64 {
+    std::env::var("FUZZ").map_or(200_000, |count| count.parse().expect("FUZZ is a number"))
+}
+
 /// A tree that answers by recursion over itself, for comparison.
 #[derive(Clone)]
 pub enum Tree {

@@ -409,3 +409,32 @@ fn a_reader_that_closes_early_is_no_crash() {
     drop(pipe);
     Scored::of(child.wait_with_output().unwrap()).fails(1, "write: Broken pipe");
 }
+
+#[test]
+fn texts_infinities_and_refused_values_are_told_apart() {
+    // The probability of a text, or of a number that may be infinite.
+    let mut file = builder::File::empty(&[("size", 0, -ANY, ANY), ("town", 0, -ANY, ANY)], &[0, 1], 1);
+    file.texts(&["Bonn", "a,b"]);
+    let coded = file.step([6, 0, 1, 1, 1, 0, 0, 0], &[0.0, 1.0, 0.25, 0.75, 0.5, 0.0], &[2, 2, 0, 0]);
+    let pair = file.step([17, 0, coded, 1, 2, 0, 0, 0], &[], &[]);
+    (file.model[1], file.model[4]) = (pair, pair);
+    let place = Place::with(&file);
+    let scored = place.csv("size,town\n1,Bonn\ninf,\"a,b\"\n-inf,\n1e999,Bonn\n1,bonn\n");
+    assert_eq!(scored.out, "prediction,probability\n0,0.25\n1,0.75\n0,0.5\n,\n,\n");
+    scored.fails(1, "line 5: size is too large: 1e999");
+    scored.fails(1, "line 6: town is none of the values that the model knows");
+    let scored = place
+        .ndjson("{\"size\": 1, \"town\": \"a,b\"}\n{\"size\": null, \"town\": null}\n{\"size\": 1, \"town\": 2}\n");
+    assert_eq!(scored.out, "prediction,probability\n1,0.75\n0,0.5\n,\n");
+    scored.fails(1, "line 3: town is no text");
+    file.steps.clear();
+    (file.numbers, file.indices, file.model[0]) = (Vec::new(), Vec::new(), 2);
+    file.step([1, 3, 0, 1, 0, 0, 0, 0], &[], &[]);
+    let coded = file.step([6, 0, 1, 1, 1, 0, 0, 0], &[0.0, 1.0, 0.25, 0.75, 0.5, 0.0], &[2, 2, 0, 0]);
+    let pair = file.step([17, 0, coded, 1, 2, 0, 0, 0], &[], &[]);
+    (file.model[1], file.model[4]) = (pair, pair);
+    let scored = Place::with(&file).csv("size,town\ninf,Bonn\n,Bonn\n1,Bonn\n");
+    assert_eq!(scored.out, "prediction,probability\n,\n,\n0,0.25\n");
+    scored.fails(1, "line 2: size is too large: inf");
+    scored.fails(1, "line 3: size is missing");
+}

@@ -123,11 +123,8 @@ def histogram_boosting(program: Program, estimator: Any, columns: Columns) -> Ou
     """Histogram gradient boosting: doubles, native categories, missing values."""
     if estimator._preprocessor is not None:
         columns = families.transformer(program, estimator._preprocessor, columns)
-    known, index_of = estimator._bin_mapper.make_known_categories_bitsets()
     trees = [
-        histogram_nodes(predictor, known, index_of)
-        for iteration in estimator._predictors
-        for predictor in iteration
+        histogram_nodes(predictor) for iteration in estimator._predictors for predictor in iteration
     ]
     base = np.asarray(estimator._baseline_prediction, dtype=np.float64).ravel().tolist()
     scores = program.forest(columns, trees, base, Trees.DOUBLE)
@@ -138,26 +135,24 @@ def histogram_boosting(program: Program, estimator: Any, columns: Columns) -> Ou
     return Outcome(probabilities, estimator.classes_, (Decide.ABOVE, scores[0], 0.0), scores)
 
 
-def histogram_nodes(predictor: Any, known: np.ndarray, index_of: np.ndarray) -> TreeNodes:
-    """The nodes of one tree of histogram boosting."""
+def histogram_nodes(predictor: Any) -> TreeNodes:
+    """The nodes of one tree of histogram boosting.
+
+    Categories come from the encoder before it, which makes those that training did not see missing.
+    """
     nodes = predictor.nodes
     is_leaf = nodes["is_leaf"].astype(bool)
-    missing_left = nodes["missing_go_to_left"].astype(bool)
-    categories = {}
-    for index in np.flatnonzero(nodes["is_categorical"].astype(bool) & ~is_leaf).tolist():
-        node = nodes[index]
-        left = members(predictor.raw_left_cat_bitsets[node["bitset_idx"]])
-        if missing_left[index]:
-            # A category that training did not see goes where missing values go.
-            seen = members(known[index_of[node["feature_idx"]]])
-            left = sorted(set(left) | (set(range(256)) - set(seen)))
-        categories[index] = left
+    by_category = nodes["is_categorical"].astype(bool) & ~is_leaf
+    categories = {
+        index: members(predictor.raw_left_cat_bitsets[nodes["bitset_idx"][index]])
+        for index in np.flatnonzero(by_category).tolist()
+    }
     return TreeNodes(
         left=np.where(is_leaf, -1, nodes["left"].astype(np.int64)),
         right=np.where(is_leaf, -1, nodes["right"].astype(np.int64)),
         feature=nodes["feature_idx"],
         threshold=np.where(is_leaf, 0.0, nodes["num_threshold"]),
-        missing_left=missing_left,
+        missing_left=nodes["missing_go_to_left"].astype(bool),
         value=nodes["value"],
         categories=categories,
     )

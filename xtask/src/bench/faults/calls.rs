@@ -101,7 +101,7 @@ impl Call {
         self.protocol == Protocol::Lambda && !self.reads && self.name != "lambda Invoke"
     }
 
-    /// Whether repeating it may be answered by what the first one did.
+    /// The service wants to be called less often.
     pub fn throttled(&self) -> Refusal {
         let message = "Rate exceeded";
         match self.protocol {

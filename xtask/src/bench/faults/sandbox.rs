@@ -147,8 +147,8 @@ fn shorten(table: &mut toml::Table) {
         keys.iter().try_fold(table, |table, key| table.get_mut(*key)?.as_table_mut())
     }
     let mut set = |keys: &[&str], key: &str, value: toml::Value| {
-        if let Some(value_there) = inner(table, keys).and_then(|table| table.get_mut(key)) {
-            *value_there = value;
+        if let Some(found) = inner(table, keys).and_then(|table| table.get_mut(key)) {
+            *found = value;
         }
     };
     set(&["environments", ENVIRONMENT, "rollout"], "pause_seconds", 0.into());
