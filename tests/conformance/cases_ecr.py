@@ -276,6 +276,22 @@ def scan_of_nothing(c: Conversation) -> None:
     c.refused("ecr.DescribeImageScanFindings", *NO_REPOSITORY, repositoryName="absent", imageId=absent)
 
 
+@case("ecr.StartImageScan", "begins a scan of an image that no push began")
+def start_scan(c: Conversation) -> None:
+    made = repository(c)
+    digest = put_image(c, made, c.image())
+    answer = c.ok("ecr.StartImageScan", repositoryName=made["repositoryName"], imageId={"imageDigest": digest})
+    c.equal("imageId", answer.get("imageId", {}).get("imageDigest"), digest)
+    c.expect(answer.get("imageScanStatus", {}).get("status"), "imageScanStatus has no status")
+
+
+@case("ecr.StartImageScan", "an absent image and an absent repository are errors")
+def start_scan_of_nothing(c: Conversation) -> None:
+    name, absent = repository(c)["repositoryName"], {"imageTag": "absent"}
+    c.refused("ecr.StartImageScan", *NO_IMAGE, repositoryName=name, imageId=absent)
+    c.refused("ecr.StartImageScan", *NO_REPOSITORY, repositoryName="absent", imageId=absent)
+
+
 READERS = json.dumps(
     {
         "Version": "2012-10-17",

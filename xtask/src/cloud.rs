@@ -138,10 +138,23 @@ impl Cloud {
                     .image_tag_mutability(ImageTagMutability::Immutable)
                     .image_scanning_configuration(ImageScanningConfiguration::builder().scan_on_push(true).build())
                     .send()
-                    .await
-                    .map_err(service_error)
-                    .with_context(|| format!("create the image repository `{name}`"))?;
-                made.repository().and_then(|made| made.repository_uri()).map(String::from)
+                    .await;
+                match made {
+                    Ok(made) => made.repository().and_then(|made| made.repository_uri()).map(String::from),
+                    // Made by an attempt whose answer came too late, or by somebody else.
+                    Err(error)
+                        if error.as_service_error().is_some_and(|e| e.is_repository_already_exists_exception()) =>
+                    {
+                        let answer = self.ecr.describe_repositories().repository_names(name).send().await;
+                        let answer = answer.map_err(service_error);
+                        let answer = answer.with_context(|| format!("describe the image repository `{name}`"))?;
+                        answer.repositories().first().and_then(|found| found.repository_uri()).map(String::from)
+                    }
+                    Err(error) => {
+                        return Err(service_error(error))
+                            .with_context(|| format!("create the image repository `{name}`"));
+                    }
+                }
             }
             Err(error) => {
                 return Err(service_error(error)).with_context(|| format!("describe the image repository `{name}`"));
