@@ -22,6 +22,14 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason="not run: takes minutes, `cargo xtask check --full` runs it"))
 
 
+def pytest_terminal_summary(terminalreporter):
+    """Shows what a test counted besides itself."""
+    for report in terminalreporter.getreports("passed"):
+        for name, text in report.user_properties:
+            if name == "counts" and report.when == "call":
+                terminalreporter.write_line(text)
+
+
 @pytest.fixture(scope="session")
 def programs() -> dict[str, Path]:
     return built_programs()
