@@ -2,9 +2,11 @@
 //! model predicts, bit for bit.
 //!
 //! [`Model`] is a model file that was checked once and is used in place. [`request`] turns an event of the function into a
-//! row of feature values or into an error that names the field, and a prediction into an answer.
+//! row of feature values or into an error that names the field, and a prediction into an answer. [`runtime_api`] brings
+//! events and takes answers.
 
 pub mod model;
 pub mod request;
+pub mod runtime_api;
 
 pub use model::{Feature, FeatureKind, Model, ModelError, Prediction, Refusal, RowError, Scorer};

@@ -2,14 +2,12 @@
 
 use std::convert::Infallible;
 use std::env;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use http::uri::Authority;
+use lambda_inference::runtime_api::{Client, Delivery, Error, Event};
 use lambda_inference::{Model, request};
-use lambda_runtime::{LambdaEvent, service_fn};
-use serde_json::Value;
-use serde_json::value::RawValue;
 
 /// The list of crates in this program, for those who scan it.
 #[cfg(dependency_list)]
@@ -31,31 +29,52 @@ fn main() -> ExitCode {
 }
 
 fn serve() -> Result<(), String> {
-    check_environment()?;
-    let path = model_path()?;
-    let bytes = std::fs::read(&path).map_err(|error| format!("read the model {}: {error}", path.display()))?;
-    let model = Model::from_bytes(&bytes).map_err(|error| format!("refuse the model {}: {error}", path.display()))?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| format!("start the asynchronous runtime: {error}"))?;
-    let model = &model;
-    let handler = service_fn(move |event: LambdaEvent<Box<RawValue>>| async move {
-        Ok::<Value, Infallible>(request::answer(model, event.payload.get()))
-    });
-    runtime.block_on(lambda_runtime::run(handler)).map_err(|error| format!("speak to the Runtime API: {error}"))
+    let mut api = Client::new(runtime_api()?);
+    // The connection is made while the model is read; whether there is anybody matters only after that.
+    let connected = api.connect();
+    let model = load().inspect_err(|reason| {
+        if connected.is_ok() {
+            // Whoever cannot be told so sees the program end.
+            let _ = api.fail_to_start("Runtime.ModelRefused", reason);
+        }
+    })?;
+    match connected.and_then(|()| answer_events(&mut api, &model)) {
+        Ok(never) => match never {},
+        Err(error) => Err(format!("speak to the Runtime API: {error}")),
+    }
 }
 
-/// The variables that the Lambda service sets, without which the runtime library would panic.
-fn check_environment() -> Result<(), String> {
-    let value = |name: &str| env::var(name).map_err(|_| format!("{name} is not set: Lambda starts this program"));
-    let api = value("AWS_LAMBDA_RUNTIME_API")?;
-    api.parse::<Authority>().map_err(|error| format!("AWS_LAMBDA_RUNTIME_API is {api:?}: {error}"))?;
-    value("AWS_LAMBDA_FUNCTION_NAME")?;
-    value("AWS_LAMBDA_FUNCTION_VERSION")?;
-    let memory = value("AWS_LAMBDA_FUNCTION_MEMORY_SIZE")?;
-    memory.parse::<i32>().map_err(|error| format!("AWS_LAMBDA_FUNCTION_MEMORY_SIZE is {memory:?}: {error}"))?;
-    Ok(())
+fn load() -> Result<Model, String> {
+    let path = model_path()?;
+    let bytes = std::fs::read(&path).map_err(|error| format!("read the model {}: {error}", path.display()))?;
+    Model::from_bytes(&bytes).map_err(|error| format!("refuse the model {}: {error}", path.display()))
+}
+
+/// Ends only when the Runtime API does.
+fn answer_events(api: &mut Client, model: &Model) -> Result<Infallible, Error> {
+    let (mut event, mut answer) = (Event::default(), Vec::new());
+    loop {
+        api.next(&mut event)?;
+        answer.clear();
+        let delivery = match std::str::from_utf8(&event.payload) {
+            Ok(text) => {
+                // Memory takes everything, and the answer holds nothing that JSON cannot.
+                let _ = serde_json::to_writer(&mut answer, &request::answer(model, text));
+                api.respond(&event, &answer)?
+            }
+            Err(error) => api.fail(&event, "Runtime.InvalidEvent", &format!("the event is not UTF-8: {error}"))?,
+        };
+        if let Delivery::Refused(status) = delivery {
+            eprintln!("the Runtime API refused the answer to {} with status {status}", event.id);
+        }
+    }
+}
+
+/// Where the Runtime API is: Lambda says so in numbers.
+fn runtime_api() -> Result<SocketAddr, String> {
+    const NAME: &str = "AWS_LAMBDA_RUNTIME_API";
+    let api = env::var(NAME).map_err(|_| format!("{NAME} is not set: Lambda starts this program"))?;
+    api.parse().map_err(|_| format!("{NAME} is {api:?}: not an address and a port, such as 127.0.0.1:9001"))
 }
 
 /// `MODEL_PATH`, or the file beside this program, wherever the image was unpacked.
