@@ -1,6 +1,7 @@
 """Writes a fitted estimator as the portable model file that the predictor serves.
 
     python -m ccapproval.export MODEL.joblib --out FILE [--schema FILE] [--training FILE]
+        [--background FILE] [--reasons FILE]
 
 joblib files hold pickled Python objects, and reading one runs code: export only your own.
 """
@@ -8,15 +9,18 @@ joblib files hold pickled Python objects, and reading one runs code: export only
 from __future__ import annotations
 
 import argparse
+import io
 import math
 import sys
 import warnings
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import joblib
 import numpy as np
+import pandas as pd
 from sklearn.exceptions import InconsistentVersionWarning
 
 from ccapproval import families
@@ -38,6 +42,8 @@ def export(
     estimator: Any,
     schema: dict[str, Any] | None = None,
     training: dict[str, Any] | None = None,
+    background: Any = None,
+    reasons: dict[str, str] | None = None,
 ) -> bytes:
     """The model file of a fitted estimator; the same estimator gives the same bytes.
 
@@ -47,17 +53,20 @@ def export(
             class. Without it every feature is a number without bounds and the last class is
             the positive one.
         training: what the file shall say of the data, as JSON-ready values.
+        background: the training rows as the estimator takes them. Linear models are explained
+            against their means, and have no explanations without; tree models need none.
+        reasons: what a denial says where a feature decided, by feature.
 
     Raises:
         InputError: the estimator, or a part of it, is unsupported or not fitted, or the schema
             does not fit it.
     """
     names = feature_names(estimator)
-    program = Program(len(names))
+    program = Program(len(names), background)
     outcome = families.classifier(program, estimator, list(range(len(names))))
     classes = class_labels(outcome.classes)
     positive = positive_class(classes, schema)
-    features = features_of(names, program, schema)
+    features = with_reasons(features_of(names, program, schema), reasons or {})
     return encode(
         Model(
             features=features,
@@ -201,6 +210,24 @@ def feature_from(entry: dict[str, Any], texts: tuple[str, ...]) -> Feature:
     return Feature(name, kind, float(low), float(high), texts)
 
 
+def with_reasons(features: tuple[Feature, ...], reasons: dict[str, str]) -> tuple[Feature, ...]:
+    """The features with what a denial says of them.
+
+    Raises:
+        InputError: a reason of no feature, or without a text.
+    """
+    names = [feature.name for feature in features]
+    unknown = [name for name in reasons if name not in names]
+    if unknown:
+        raise InputError(
+            f"reasons: the model has no feature {', '.join(unknown)}; it has {', '.join(names)}"
+        )
+    for name, text in reasons.items():
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(f"reasons: {name} needs a text")
+    return tuple(replace(each, reason=reasons.get(each.name, "")) for each in features)
+
+
 def load_estimator(path: Path) -> Any:
     """The estimator in a joblib file.
 
@@ -232,12 +259,21 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="the model file to write")
     parser.add_argument("--schema", type=Path, help="types and ranges of the features")
     parser.add_argument("--training", type=Path, help="what the file shall say of the data")
+    parser.add_argument(
+        "--background", type=Path, help="training rows as CSV, to explain linear models against"
+    )
+    parser.add_argument("--reasons", type=Path, help="a text a feature, for denials (JSON)")
     arguments = parser.parse_args()
 
     def run() -> None:
         schema = read_json_object(arguments.schema) if arguments.schema else None
         training = read_json_object(arguments.training) if arguments.training else None
-        content = export(load_estimator(arguments.model), schema, training)
+        reasons = read_json_object(arguments.reasons) if arguments.reasons else None
+        background = None
+        if arguments.background:
+            background = pd.read_csv(io.BytesIO(read_bytes(arguments.background)))
+        estimator = load_estimator(arguments.model)
+        content = export(estimator, schema, training, background, reasons)
         write_atomically(arguments.out, content)
         print(f"{arguments.out}: {len(content)} bytes, {digest(content)}")
 

@@ -18,7 +18,7 @@ import numpy as np
 from ccapproval.common import InputError, parse_json_object
 
 MAGIC = b"TABMODEL"
-VERSION = 2
+VERSION = 3
 HEADER_SIZE = 64
 ENTRY_SIZE = 32
 
@@ -35,7 +35,10 @@ ENTRY_SIZE = 32
     TREES,
     NODES,
     BITSETS,
-) = range(1, 13)
+    COVERS,
+    MEANS,
+    REASONS,
+) = range(1, 16)
 
 LEAF = 1
 MISSING_GOES_LEFT = 2
@@ -150,19 +153,26 @@ DTYPES = {
     TREES: TREE_DTYPE,
     NODES: NODE_DTYPE,
     BITSETS: np.dtype("<u4"),
+    COVERS: np.dtype("<f8"),
+    MEANS: np.dtype("<f8"),
+    REASONS: TEXT_DTYPE,
 }
 ELEMENT_SIZES = {METADATA: 1, STRINGS: 1} | {kind: each.itemsize for kind, each in DTYPES.items()}
 
 
 @dataclass(frozen=True)
 class Feature:
-    """One input of the model; `minimum` and `maximum` are inclusive, infinite without a bound."""
+    """One input of the model; `minimum` and `maximum` are inclusive, infinite without a bound.
+
+    `reason` is what a denial says where this feature decided; empty for its name.
+    """
 
     name: str
     type: str = "number"
     minimum: float = float("-inf")
     maximum: float = float("inf")
     texts: tuple[str, ...] = ()
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -178,6 +188,8 @@ class Model:
         trees: `TREE_DTYPE`, one element a tree.
         nodes: `NODE_DTYPE`; children lie side by side, after their parent.
         bitsets: uint32, the sets of splits by categories.
+        covers: float64, the training weight of each node; empty without explanations.
+        means: float64, the training means of what linear steps read; empty without explanations.
         slots: how many values the steps write, the row included.
         probabilities: the first slot of the class probabilities.
         decision: how the class is decided, by which slot, with which threshold.
@@ -193,6 +205,8 @@ class Model:
     trees: np.ndarray
     nodes: np.ndarray
     bitsets: np.ndarray
+    covers: np.ndarray
+    means: np.ndarray
     slots: int
     probabilities: int
     decision: tuple[Decide, int, float]
@@ -293,6 +307,8 @@ def encode(model: Model) -> bytes:
         record["text_count"] = len(feature.texts)
         record["minimum"], record["maximum"] = feature.minimum, feature.maximum
         texts += [place(text) for text in feature.texts]
+    told = any(feature.reason for feature in model.features)
+    reasons = [place(feature.reason) for feature in model.features] if told else []
 
     record = np.zeros(1, dtype=MODEL_DTYPE)
     record["slots"] = model.slots
@@ -311,6 +327,9 @@ def encode(model: Model) -> bytes:
         TREES: model.trees,
         NODES: model.nodes,
         BITSETS: model.bitsets,
+        COVERS: model.covers,
+        MEANS: model.means,
+        REASONS: reasons,
     }
     sections = {
         kind: np.asarray(content, dtype=DTYPES[kind]).tobytes()
@@ -395,7 +414,7 @@ def decode(content: bytes) -> Model:
     if unknown:
         raise InputError(f"model file: there are no steps of kind {sorted(unknown)}")
     model = Model(
-        features=features_of(parts[FEATURES], parts[TEXTS], sections[STRINGS]),
+        features=features_of(parts[FEATURES], parts[TEXTS], parts[REASONS], sections[STRINGS]),
         classes=classes,
         positive_class=int(record["positive_class"]),
         steps=parts[STEPS],
@@ -404,6 +423,8 @@ def decode(content: bytes) -> Model:
         trees=parts[TREES],
         nodes=parts[NODES],
         bitsets=parts[BITSETS],
+        covers=parts[COVERS],
+        means=parts[MEANS],
         slots=int(record["slots"]),
         probabilities=int(record["probabilities"]),
         decision=(
@@ -418,11 +439,16 @@ def decode(content: bytes) -> Model:
     return model
 
 
-def features_of(records: np.ndarray, texts: np.ndarray, strings: bytes) -> tuple[Feature, ...]:
+def features_of(
+    records: np.ndarray, texts: np.ndarray, reasons: np.ndarray, strings: bytes
+) -> tuple[Feature, ...]:
     """The features from their records, the places of their texts and the section of strings."""
     features = []
     texts = texts.tolist()
-    for record in records:
+    if len(reasons) not in (0, len(records)):
+        raise InputError("model file: the reasons are not one a feature")
+    places = reasons.tolist() or [(0, 0)] * len(records)
+    for record, reason in zip(records, places, strict=True):
         if record["type"] >= len(FEATURE_TYPES) or record["zero"]:
             raise InputError("model file: a feature record is malformed")
         count = int(record["text_count"])
@@ -435,6 +461,7 @@ def features_of(records: np.ndarray, texts: np.ndarray, strings: bytes) -> tuple
                 float(record["minimum"]),
                 float(record["maximum"]),
                 tuple(string_at(strings, *place) for place in own),
+                string_at(strings, *reason),
             )
         )
     return tuple(features)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +28,9 @@ from ccapproval.model_file import (
 )
 
 Columns = list[int]
+
+# How far a split's weight may be from the sum of its children's: XGBoost keeps them in float32.
+COVER_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,8 @@ class TreeNodes:
         value: of a leaf: its value, or the row of its values.
         flags: further flags of the file's nodes.
         categories: of a split by categories: those that go left.
+        cover: the training weight that reached each node, as the library's own explanations
+            take it; None where it is not known.
     """
 
     left: np.ndarray
@@ -70,6 +76,7 @@ class TreeNodes:
     value: np.ndarray
     flags: np.ndarray | None = None
     categories: dict[int, Sequence[int]] | None = None
+    cover: np.ndarray | None = None
 
 
 class Program:
@@ -77,9 +84,11 @@ class Program:
 
     Args:
         features: how many values a row has.
+        background: training rows as the estimator takes them, whose means linear models are
+            explained against; None without explanations.
     """
 
-    def __init__(self, features: int) -> None:  # noqa: D107
+    def __init__(self, features: int, background: Any = None) -> None:  # noqa: D107
         self.features = features
         self.slots = features
         self.steps: list[tuple[int, ...]] = []
@@ -89,6 +98,10 @@ class Program:
         self.nodes: list[np.ndarray] = []
         self.node_count = 0
         self.bitsets: list[int] = []
+        # The nodes' training weights, and means for linear steps: None once one is not known.
+        self.covers: list[np.ndarray] | None = []
+        self.means: list[float] | None = []
+        self.background = background
         # Texts of a feature, in the order in which they were met, which is their code.
         self.texts: dict[int, dict[str, int]] = {}
         # Whether the library hands the columns on as a sparse matrix.
@@ -212,9 +225,44 @@ class Program:
                 nodes["flags"][index] |= CATEGORIES
                 nodes["threshold"][index] = self.add_set(tree.categories[node])
         self.check_finite(nodes, is_leaf)
+        self.add_cover(tree, order, left >= 0)
         self.nodes.append(nodes)
         self.node_count += len(nodes)
         return depth
+
+    def add_cover(self, tree: TreeNodes, order: np.ndarray, is_split: np.ndarray) -> None:
+        """Appends the training weights of a tree's nodes, in the file's order.
+
+        Explanations divide by them: without sound ones the model has no explanations.
+        """
+        if self.covers is None:
+            return
+        if tree.cover is None:
+            self.covers = None
+            return
+        cover = np.asarray(tree.cover, dtype=np.float64)
+        splits = order[is_split]
+        below = cover[tree.left[splits]] + cover[tree.right[splits]]
+        sound = np.isfinite(cover[order]).all() and (cover[order] > 0).all()
+        if sound and (np.abs(below - cover[splits]) <= COVER_TOLERANCE * cover[splits]).all():
+            self.covers.append(cover[order])
+        else:
+            self.covers = None
+
+    def linear(self, columns: Columns, weights: np.ndarray) -> Columns:
+        """Appends a linear step, and the training means of what it reads.
+
+        Args:
+            columns: what is weighted.
+            weights: shape (outputs, columns + 1), the intercepts first.
+        """
+        if self.background is None:
+            self.means = None
+        elif self.means is not None:
+            self.means += (
+                np.asarray(self.background.mean(axis=0), dtype=np.float64).ravel().tolist()
+            )
+        return self.step(Step.LINEAR, columns, len(weights), weights)
 
     def add_set(self, categories: Sequence[int]) -> float:
         """Appends a set of categories; gives its place as a node holds it."""
@@ -244,6 +292,8 @@ class Program:
             "trees": np.array(self.trees, dtype=TREE_DTYPE),
             "nodes": nodes,
             "bitsets": np.array(self.bitsets, dtype="<u4"),
+            "covers": np.concatenate(self.covers) if self.covers else np.zeros(0, dtype="<f8"),
+            "means": np.array(self.means or [], dtype="<f8"),
         }
 
 

@@ -99,7 +99,7 @@ def test_layout_is_that_of_the_format():
     content = export.export(tree)
     assert content[:8] == b"TABMODEL"
     version, count, length = struct.unpack_from("<IIQ", content, 8)
-    assert (version, count, length) == (2, 12, len(content))
+    assert (version, count, length) == (3, 15, len(content))
     assert len(content) % 8 == 0
     kinds = []
     for index in range(count):
@@ -108,7 +108,7 @@ def test_layout_is_that_of_the_format():
         assert size == ELEMENT_SIZES[kind]
         assert offset % 8 == 0
         assert extent % size == 0
-    assert kinds == list(range(1, 13))
+    assert kinds == list(range(1, 16))
     metadata = sections_of(content)[METADATA]
     again = json.dumps(json.loads(metadata), sort_keys=True, separators=(",", ":"))
     assert metadata == again.encode()

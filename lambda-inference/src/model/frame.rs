@@ -7,11 +7,11 @@ use sha2::{Digest, Sha256};
 use super::{ModelError, refused};
 
 const MAGIC: &[u8; 8] = b"TABMODEL";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const HEADER: usize = 64;
 const TABLE_ENTRY: usize = 32;
 /// Kind and element size of every section, in the order in which they stand in the file.
-const SECTIONS: [(u32, u32, &str); 12] = [
+const SECTIONS: [(u32, u32, &str); 15] = [
     (1, 1, "metadata"),
     (2, 1, "strings"),
     (3, 40, "features"),
@@ -24,6 +24,9 @@ const SECTIONS: [(u32, u32, &str); 12] = [
     (10, 8, "trees"),
     (11, 16, "nodes"),
     (12, 4, "bitsets"),
+    (13, 8, "covers"),
+    (14, 8, "means"),
+    (15, 8, "reasons"),
 ];
 
 /// Where the sections lie in the file.
@@ -41,6 +44,9 @@ pub(super) struct Sections {
     pub trees: Range<usize>,
     pub nodes: Range<usize>,
     pub bitsets: Range<usize>,
+    pub covers: Range<usize>,
+    pub means: Range<usize>,
+    pub reasons: Range<usize>,
 }
 
 /// Finds the sections of a file whose header, checksum and table are right.
@@ -67,10 +73,26 @@ pub(super) fn sections(bytes: &[u8]) -> Result<Sections, ModelError> {
         return refused(format!("the file has {found} sections, version {VERSION} has {}", SECTIONS.len()));
     }
     let places = places(bytes)?;
-    let [metadata, strings, features, texts, model, classes, steps, numbers, indices, trees, nodes, bitsets] = places;
-    let sections =
-        Sections { metadata, strings, features, texts, model, classes, steps, numbers, indices, trees, nodes, bitsets };
-    Ok(sections)
+    let [metadata, strings, features, texts, model, classes, steps, numbers, indices, trees, nodes, bitsets, rest @ ..] =
+        places;
+    let [covers, means, reasons] = rest;
+    Ok(Sections {
+        metadata,
+        strings,
+        features,
+        texts,
+        model,
+        classes,
+        steps,
+        numbers,
+        indices,
+        trees,
+        nodes,
+        bitsets,
+        covers,
+        means,
+        reasons,
+    })
 }
 
 /// The ranges of the section table, which follow each other without a hole.

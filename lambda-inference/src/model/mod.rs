@@ -1,4 +1,4 @@
-//! The model file, format version 2 (see MODEL_FORMAT.md): checked once, then used without parsing.
+//! The model file, format version 3 (see MODEL_FORMAT.md): checked once, then used without parsing.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -16,7 +16,7 @@ mod sums;
 
 use frame::{Sections, f64_at, sections, u32_at, u64_at};
 use nodes::Nodes;
-use steps::{Parts, Step};
+use steps::{Kind, Parts, Step};
 use sums::Memory;
 
 #[cfg(target_endian = "big")]
@@ -69,6 +69,8 @@ pub struct Feature {
     pub maximum: f64,
     /// The texts that the model tells apart, if it is a text.
     pub texts: Vec<String>,
+    /// What a denial says where this feature decided; its name where the file has no text.
+    pub reason: String,
 }
 
 impl Feature {
@@ -182,6 +184,7 @@ impl Model {
         let (steps, slots) = steps::read(records, model.features.len(), model.parts())?;
         (model.steps, model.slots) = (steps, slots);
         model.read_outcome(record)?;
+        model.check_weights()?;
         Ok(model)
     }
 
@@ -212,6 +215,18 @@ impl Model {
         Ok(())
     }
 
+    /// Checks what explanations divide by and subtract, if the file has it.
+    fn check_weights(&self) -> Result<(), ModelError> {
+        let parts = self.parts();
+        let linear: usize =
+            self.steps.iter().filter(|step| step.kind == Kind::Linear).map(|step| step.input.len()).sum();
+        if !parts.means.is_empty() && (parts.means.len() != linear || !parts.means.iter().all(|mean| mean.is_finite()))
+        {
+            return refused("the training means are not finite ones of what the linear steps read");
+        }
+        if parts.covers.is_empty() { Ok(()) } else { nodes::check_covers(parts.nodes.nodes, parts.covers) }
+    }
+
     fn parts(&self) -> Parts<'_> {
         Parts {
             numbers: bytemuck::cast_slice(self.section(&self.sections.numbers)),
@@ -221,6 +236,8 @@ impl Model {
                 nodes: bytemuck::cast_slice(self.section(&self.sections.nodes)),
                 bitsets: bytemuck::cast_slice(self.section(&self.sections.bitsets)),
             },
+            covers: bytemuck::cast_slice(self.section(&self.sections.covers)),
+            means: bytemuck::cast_slice(self.section(&self.sections.means)),
         }
     }
 
@@ -387,6 +404,11 @@ fn read_features(bytes: &[u8], sections: &Sections) -> Result<Vec<Feature>, Mode
     let mut features = Vec::with_capacity(count);
     let mut names = HashSet::new();
     let mut texts = bytes[sections.texts.clone()].chunks_exact(TEXT);
+    let reasons = &bytes[sections.reasons.clone()];
+    if !reasons.is_empty() && reasons.len() / TEXT != count {
+        return refused("the reasons are not one a feature");
+    }
+    let mut reasons = reasons.chunks_exact(TEXT);
     for record in records.chunks_exact(FEATURE) {
         let Some(name) = string(record).filter(|name| !name.is_empty()) else {
             return refused("a feature's name lies outside the strings or is empty");
@@ -416,8 +438,12 @@ fn read_features(bytes: &[u8], sections: &Sections) -> Result<Vec<Feature>, Mode
         let Some(known) = known.filter(|known| known.iter().collect::<HashSet<_>>().len() == known.len()) else {
             return refused(format!("the texts of feature {name} lie outside the strings or are not different"));
         };
+        let Some(reason) = reasons.next().map_or(Some(""), string) else {
+            return refused(format!("the reason of feature {name} lies outside the strings"));
+        };
+        let reason = if reason.is_empty() { name } else { reason }.to_string();
         let texts = known.into_iter().map(str::to_string).collect();
-        features.push(Feature { name: name.to_string(), kind, minimum, maximum, texts });
+        features.push(Feature { name: name.to_string(), kind, minimum, maximum, texts, reason });
     }
     if texts.len() > 0 {
         return refused("there are texts of no feature");

@@ -163,6 +163,27 @@ pub(super) fn check_tree(
     Ok(index)
 }
 
+/// How far a split's weight may be from the sum of its children's: XGBoost keeps them in single precision.
+const COVER_TOLERANCE: f64 = 1e-3;
+
+/// Checks the training weights of all nodes of a file, whose trees are right: above zero, and a split's the sum of its children's.
+pub(super) fn check_covers(nodes: &[Node], covers: &[f64]) -> Result<(), ModelError> {
+    if covers.len() != nodes.len() {
+        return refused(format!("there are {} training weights for {} nodes", covers.len(), nodes.len()));
+    }
+    for (index, (node, cover)) in nodes.iter().zip(covers).enumerate() {
+        let sound = *cover > 0.0 && cover.is_finite();
+        let whole = node.is_leaf() || {
+            let below = covers[node.child as usize] + covers[node.child as usize + 1];
+            (below - cover).abs() <= COVER_TOLERANCE * cover
+        };
+        if !sound || !whole {
+            return refused(format!("the training weight of node {index} is none, or not that of its children"));
+        }
+    }
+    Ok(())
+}
+
 fn check_leaf(node: Node, index: usize, rows: Option<usize>) -> Result<(), ModelError> {
     let right = match rows {
         Some(rows) => node.threshold.to_bits() == 0 && (node.child as usize) < rows,

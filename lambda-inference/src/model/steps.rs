@@ -106,6 +106,10 @@ pub(super) struct Parts<'a> {
     pub indices: &'a [u32],
     pub trees: &'a [Tree],
     pub nodes: Nodes<'a>,
+    /// Training weight of every node, or none.
+    pub covers: &'a [f64],
+    /// Training means of what the linear steps read, step after step, or none.
+    pub means: &'a [f64],
 }
 
 /// How far the checks have come in each section: what steps refer to follows each other in their order.

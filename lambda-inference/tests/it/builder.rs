@@ -130,6 +130,9 @@ pub struct File {
     pub trees: Vec<[u32; 2]>,
     pub nodes: Vec<Node>,
     pub bitsets: Vec<u32>,
+    pub covers: Vec<f64>,
+    pub means: Vec<f64>,
+    pub reasons: Vec<[u32; 2]>,
 }
 
 impl File {
@@ -149,6 +152,9 @@ impl File {
             trees: Vec::new(),
             nodes: Vec::new(),
             bitsets: Vec::new(),
+            covers: Vec::new(),
+            means: Vec::new(),
+            reasons: Vec::new(),
         };
         for (name, kind, minimum, maximum) in features {
             let name = file.string(name);
@@ -224,6 +230,15 @@ impl File {
         }
     }
 
+    /// Gives every leaf a training weight, made from its place, and every split the sum of its children's.
+    pub fn weigh(&mut self) {
+        self.covers = (0..self.nodes.len()).map(|index| 1.0 + (index * 7 % 5) as f64).collect();
+        for (index, node) in self.nodes.iter().enumerate().rev().filter(|(_, node)| node.flags & 1 == 0) {
+            let child = node.child as usize;
+            self.covers[index] = self.covers[child] + self.covers[child + 1];
+        }
+    }
+
     /// The sections: kind, size of an element, content.
     pub fn sections(&self) -> Vec<(u32, u32, Vec<u8>)> {
         let mut features = Vec::new();
@@ -257,6 +272,9 @@ impl File {
             (10, 8, words(self.trees.as_flattened())),
             (11, 16, nodes),
             (12, 4, words(&self.bitsets)),
+            (13, 8, self.covers.iter().flat_map(|cover| cover.to_le_bytes()).collect()),
+            (14, 8, self.means.iter().flat_map(|mean| mean.to_le_bytes()).collect()),
+            (15, 8, words(self.reasons.as_flattened())),
         ]
     }
 
@@ -287,7 +305,7 @@ pub fn assemble(sections: &[(u32, u32, Vec<u8>)]) -> Vec<u8> {
         body.resize(body.len().next_multiple_of(8), 0);
     }
     let mut bytes = b"TABMODEL".to_vec();
-    bytes.extend(2_u32.to_le_bytes());
+    bytes.extend(3_u32.to_le_bytes());
     bytes.extend((sections.len() as u32).to_le_bytes());
     bytes.extend(((start + body.len()) as u64).to_le_bytes());
     bytes.extend([0; 40]);
@@ -328,7 +346,13 @@ pub fn credit() -> (File, Tree) {
         ("Own_Car", 2, 0.0, 1.0),
         ("Own_Housing", 2, 0.0, 1.0),
     ];
-    (File::new(&features, &[0, 1], 1, &tree), tree)
+    let mut file = File::new(&features, &[0, 1], 1, &tree);
+    file.weigh();
+    for reason in ["", "Your yearly income", "", "Whether you own your home"] {
+        let (offset, length) = file.string(reason);
+        file.reasons.push([offset, length]);
+    }
+    (file, tree)
 }
 
 /// A file with every kind of step, of flag and of feature.
@@ -382,5 +406,7 @@ pub fn everything() -> File {
     file.tree(&one(0), &mut |value| (value[0], 0));
     file.step([8, 4, narrow, 2, 1, 0, 0, 1], &[0.0], &[]);
     (file.model[1], file.model[3], file.model[4], file.threshold) = (mean, 3, mean, 0.5);
+    file.weigh();
+    file.means = vec![0.25, -0.25];
     file
 }

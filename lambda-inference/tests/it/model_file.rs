@@ -71,7 +71,18 @@ fn a_valid_file_says_what_is_in_it() {
     let kinds: Vec<FeatureKind> = model.features().iter().map(|feature| feature.kind).collect();
     assert_eq!(kinds, [FeatureKind::Integer, FeatureKind::Number, FeatureKind::Flag, FeatureKind::Flag]);
     assert_eq!((model.features()[1].minimum, model.features()[1].maximum), (0.0, 1e8));
+    let reasons: Vec<&str> = model.features().iter().map(|feature| feature.reason.as_str()).collect();
+    assert_eq!(reasons, ["Num_Children", "Your yearly income", "Own_Car", "Whether you own your home"]);
     compare(&model, &tree, &mut Random(1), 20_000);
+}
+
+#[test]
+fn training_means_are_finite_and_one_for_each_input_of_a_linear_step() {
+    for means in [vec![0.0], vec![0.0; 3], vec![0.0, f64::NAN], vec![ANY, 0.0]] {
+        let mut file = everything();
+        file.means = means;
+        assert!(refusal(file.bytes()).contains("training means"));
+    }
 }
 
 #[test]
@@ -246,7 +257,7 @@ fn every_rule_of_the_content_is_checked() {
             file.strings.splice(0..2, "ä".bytes());
             file.features[0].name.0 = 1;
         }),
-        ("name behind the end", "outside the strings", |file| file.features[3].name.1 += 1),
+        ("name behind the end", "outside the strings", |file| file.features[3].name.1 += 100),
         ("name far outside", "outside the strings", |file| file.features[0].name = (u32::MAX, u32::MAX)),
         ("name empty", "is empty", |file| file.features[0].name.1 = 0),
         ("name doubled", "two features are named Income", |file| file.features[0].name = file.features[1].name),
@@ -315,6 +326,19 @@ fn every_rule_of_the_content_is_checked() {
         ("leaf row outside", "is no leaf", |file| file.nodes[10].child = 6),
         ("leaf value NaN", "not finite", |file| file.numbers[13] = f64::NAN),
         ("leaf value infinite", "not finite", |file| file.numbers[13] = ANY),
+        ("weights missing", "10 training weights for 11", |file| file.covers.truncate(10)),
+        ("weight zero", "weight of node 10", |file| {
+            (file.covers[9], file.covers[10]) = (file.covers[5], 0.0);
+        }),
+        ("weight negative", "weight of node 10", |file| {
+            (file.covers[9], file.covers[10]) = (file.covers[5] + 1.0, -1.0);
+        }),
+        ("weight NaN", "weight of node 5", |file| file.covers[10] = f64::NAN),
+        ("weights infinite", "weight of node 0", |file| file.covers.fill(ANY)),
+        ("weights that do not add up", "weight of node 5", |file| file.covers[10] *= 1.01),
+        ("means of no step", "training means", |file| file.means.push(0.0)),
+        ("reasons of some features", "not one a feature", |file| file.reasons.truncate(3)),
+        ("reason outside the strings", "reason of feature Own_Housing", |file| file.reasons[3][1] += 1),
         ("numbers that are no rows", "step 1: its counts", |file| {
             file.numbers.pop();
             file.steps[1][5] -= 1;
@@ -339,17 +363,18 @@ fn every_rule_of_the_frame_is_checked() {
         ("empty", "does not begin with TABMODEL", Vec::clear),
         ("version 0", "format version 0", |bytes| set(bytes, 8, 0, 4)),
         ("version 1", "format version 1", |bytes| set(bytes, 8, 1, 4)),
-        ("version 3", "format version 3", |bytes| set(bytes, 8, 3, 4)),
+        ("version 2", "format version 2", |bytes| set(bytes, 8, 2, 4)),
+        ("version 4", "format version 4", |bytes| set(bytes, 8, 4, 4)),
         ("length", "its header says", |bytes| set(bytes, 16, 5, 8)),
         ("longer than said", "its header says", |bytes| bytes.push(0)),
         ("header reserved", "reserved field of the header", |bytes| bytes[31] = 1),
-        ("eleven sections", "11 sections", |bytes| set(bytes, 12, 11, 4)),
+        ("fourteen sections", "14 sections", |bytes| set(bytes, 12, 14, 4)),
         ("many sections", "4294967295 sections", |bytes| set(bytes, 12, u64::MAX, 4)),
         ("table cut", "table is truncated", |bytes| {
-            bytes.truncate(64 + 383);
-            set(bytes, 16, 64 + 383, 8);
+            bytes.truncate(64 + 479);
+            set(bytes, 16, 64 + 479, 8);
         }),
-        ("unknown kind", "entry of section bitsets", |bytes| set(bytes, 64 + 11 * 32, 13, 4)),
+        ("unknown kind", "entry of section reasons", |bytes| set(bytes, 64 + 14 * 32, 16, 4)),
         ("kind doubled", "entry of section strings", |bytes| set(bytes, 64 + 32, 1, 4)),
         ("element size", "entry of section nodes", |bytes| set(bytes, 64 + 10 * 32 + 4, 8, 4)),
         ("entry reserved", "entry of section metadata", |bytes| bytes[64 + 31] = 1),
@@ -389,7 +414,7 @@ fn every_rule_of_the_frame_is_checked() {
     }
     // Padding behind the last section, which here ends at a multiple of 8.
     let mut sections = credit().0.sections();
-    sections.swap(0, 11);
+    sections.swap(0, 14);
     assert!(refusal(assemble(&sections)).contains("entry of section metadata"));
     let mut bytes = credit().0.bytes();
     bytes[40] ^= 1;

@@ -96,7 +96,7 @@ def nodes_of(tree: dict[str, str]) -> TreeNodes:
     nothing = np.zeros(len(leaves))
     if not count:
         alone = np.array([-1])
-        return TreeNodes(alone, alone, nothing, nothing, nothing, leaves)
+        return TreeNodes(alone, alone, nothing, nothing, nothing, leaves, cover=np.ones(1))
 
     def children(name: str) -> np.ndarray:
         # A leaf is written as the complement of its number.
@@ -126,4 +126,7 @@ def nodes_of(tree: dict[str, str]) -> TreeNodes:
         value=np.concatenate([np.zeros(count), leaves]),
         flags=np.concatenate([np.where(zero_is_missing, ZERO_IS_MISSING, 0), nothing]),
         categories=categories,
+        cover=np.concatenate(
+            [field("internal_count", np.float64), field("leaf_count", np.float64)]
+        ),
     )

@@ -14,7 +14,7 @@ def logistic_regression(program: Program, estimator: Any, columns: Columns) -> O
     """Logistic regression: equal to the library's up to the order in which BLAS adds."""
     program.require(columns, Refuse.MISSING | Refuse.INFINITE)
     weights = np.column_stack([np.ravel(estimator.intercept_), estimator.coef_])
-    scores = program.step(Step.LINEAR, columns, len(weights), weights)
+    scores = program.linear(columns, weights)
     if len(scores) == 1:
         probabilities = program.step(Step.SIGMOID, scores, 2, [1.0])
         return Outcome(probabilities, estimator.classes_, (Decide.ABOVE, scores[0], 0.0), scores)

@@ -23,11 +23,13 @@ UNKNOWN_TEXT = "\0 unknown"
 
 def pipeline(program: Program, estimator: Any, columns: Columns) -> Outcome:
     """A pipeline that ends in a classifier."""
-    sparse = program.sparse
+    sparse, background = program.sparse, program.background
     for step in estimator.steps[:-1]:
         columns = transformed(program, step[1], columns)
+    if background is not None and len(estimator.steps) > 1:
+        program.background = estimator[:-1].transform(background)
     outcome = families.classifier(program, estimator.steps[-1][1], columns)
-    program.sparse = sparse
+    program.sparse, program.background = sparse, background
     return outcome
 
 

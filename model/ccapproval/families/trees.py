@@ -77,6 +77,7 @@ def sklearn_nodes(tree: Any, value: np.ndarray) -> TreeNodes:
         threshold=tree.threshold,
         missing_left=tree.missing_go_to_left.astype(bool),
         value=value,
+        cover=tree.weighted_n_node_samples,
     )
 
 
@@ -155,6 +156,7 @@ def histogram_nodes(predictor: Any) -> TreeNodes:
         missing_left=nodes["missing_go_to_left"].astype(bool),
         value=nodes["value"],
         categories=categories,
+        cover=nodes["count"],
     )
 
 

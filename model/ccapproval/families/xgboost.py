@@ -133,4 +133,5 @@ def nodes_of(tree: dict[str, Any]) -> TreeNodes:
         missing_left=missing_left ^ by_category,
         value=conditions.astype(np.float64),
         categories=categories,
+        cover=np.asarray(tree["sum_hessian"], dtype=np.float64),
     )
