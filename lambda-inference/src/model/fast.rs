@@ -2,8 +2,7 @@
 //!
 //! The plain walk waits for memory at every split and guesses wrong at every second one. Here several walks go side by side, one for
 //! each of eight trees or sixteen rows: a step of each is a load, a comparison and an addition without a branch, repeated as often as the
-//! deepest tree asks for, and leaves lead back to themselves. Where few features make few cells between all
-//! thresholds, a batch looks its sums up in a table of cells, once it has paid for making it.
+//! deepest tree asks for, and leaves lead back to themselves.
 
 use super::nodes::{Conversion, Node, Nodes, Tree};
 
@@ -11,12 +10,6 @@ use super::nodes::{Conversion, Node, Nodes, Tree};
 const TREES: usize = 8;
 /// Rows that walk one tree at a time.
 const ROWS: usize = 16;
-/// Most sums that a table holds: half a megabyte, which stays in the processor's cache.
-const MOST_SUMS: usize = 1 << 16;
-/// Most features of a table: each has three cells or more, so that others would have too many.
-const MOST_AXES: usize = 10;
-/// Rows for each cell that a batch must have had before the table is made.
-const ROWS_A_CELL: u64 = 2;
 
 /// A node of either width: a comparison and where it leads.
 pub(super) trait Split: Copy {
@@ -238,100 +231,6 @@ impl Fast {
     }
 }
 
-/// The sums of all trees of a step for every cell between their thresholds.
-pub(super) struct Table {
-    axes: Vec<Axis>,
-    /// One row of sums a cell.
-    sums: Vec<f64>,
-}
-
-/// One feature's thresholds.
-struct Axis {
-    feature: usize,
-    /// Ascending.
-    thresholds: Vec<f64>,
-    /// Cells of the axes before this one.
-    stride: usize,
-}
-
-impl Axis {
-    /// One before each threshold, one behind the last, one for missing values.
-    fn cells(&self) -> usize {
-        self.thresholds.len() + 2
-    }
-
-    fn cell(&self, value: f64) -> usize {
-        if value.is_nan() { self.thresholds.len() + 1 } else { self.thresholds.partition_point(|cut| *cut < value) }
-    }
-
-    /// A value that lies in a cell.
-    fn inside(&self, cell: usize) -> f64 {
-        match self.thresholds.get(cell) {
-            Some(threshold) => *threshold,
-            None if cell == self.thresholds.len() => f64::INFINITY,
-            None => f64::NAN,
-        }
-    }
-}
-
-/// The cells of a step's trees, before their sums are worth adding up.
-pub(super) struct Cells {
-    axes: Vec<Axis>,
-    count: usize,
-}
-
-impl Cells {
-    /// The cells between the thresholds of these nodes; none where there are too many, or splits of another kind.
-    pub fn new(nodes: &[Node], outputs: usize) -> Option<Cells> {
-        let mut axes: Vec<Axis> = Vec::new();
-        for node in nodes.iter().filter(|node| !node.is_leaf()) {
-            if !node.is_plain() {
-                return None;
-            }
-            let feature = usize::from(node.feature);
-            match axes.iter().position(|axis| axis.feature == feature) {
-                Some(axis) => axes[axis].thresholds.push(node.threshold),
-                None if axes.len() == MOST_AXES => return None,
-                None => axes.push(Axis { feature, thresholds: vec![node.threshold], stride: 0 }),
-            }
-        }
-        let mut count = 1_usize;
-        for axis in &mut axes {
-            axis.thresholds.sort_unstable_by(f64::total_cmp);
-            axis.thresholds.dedup_by(|one, other| one == other);
-            axis.stride = count;
-            count = count.checked_mul(axis.cells()).filter(|count| count * outputs <= MOST_SUMS)?;
-        }
-        Some(Cells { axes, count })
-    }
-
-    /// Whether a batch of so many rows has paid for the table.
-    pub fn are_paid_for(&self, rows: u64) -> bool {
-        rows >= ROWS_A_CELL * self.count as u64
-    }
-
-    /// Adds up every cell; `sum` adds up the trees for one row of so many values.
-    pub fn table(self, width: usize, outputs: usize, mut sum: impl FnMut(&[f64], &mut [f64])) -> Table {
-        let mut sums = vec![0.0; self.count * outputs];
-        let mut row = vec![0.0; width];
-        for (cell, sums) in sums.chunks_exact_mut(outputs).enumerate() {
-            for axis in &self.axes {
-                row[axis.feature] = axis.inside(cell / axis.stride % axis.cells());
-            }
-            sum(&row, sums);
-        }
-        Table { axes: self.axes, sums }
-    }
-}
-
-impl Table {
-    /// The sums for a row whose values were made comparable.
-    pub fn sums(&self, outputs: usize, value: impl Fn(usize) -> f64) -> &[f64] {
-        let cell: usize = self.axes.iter().map(|axis| axis.stride * axis.cell(value(axis.feature))).sum();
-        &self.sums[cell * outputs..][..outputs]
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -353,14 +252,5 @@ mod tests {
                 assert_eq!(f64::from(value) <= threshold, value <= rounded, "{value} against {threshold}");
             }
         }
-    }
-
-    #[test]
-    fn a_cell_holds_what_lies_in_it() {
-        let axis = Axis { feature: 0, thresholds: vec![-1.0, 0.0, 2.5], stride: 1 };
-        for cell in 0..axis.cells() {
-            assert_eq!(axis.cell(axis.inside(cell)), cell);
-        }
-        assert_eq!([-2.0, -1.0, -0.0, 0.5, 2.5, 3.0, f64::NAN].map(|value| axis.cell(value)), [0, 0, 1, 2, 2, 3, 4]);
     }
 }

@@ -3,21 +3,26 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
+mod cuts;
 mod fast;
 mod frame;
 mod links;
 mod nodes;
 mod steps;
 mod sums;
+mod table;
 
 use frame::{Sections, f64_at, sections, u32_at, u64_at};
 use nodes::Nodes;
 use steps::{Kind, Parts, Step};
 use sums::Memory;
+use table::{Cells, Table};
 
 #[cfg(target_endian = "big")]
 compile_error!("a model file is little-endian and used in place");
@@ -26,6 +31,15 @@ const FEATURE: usize = 40;
 const TEXT: usize = 8;
 const MODEL: usize = 32;
 const MOST_FEATURES: usize = 1 << 16;
+/// Most nodes and cells of a model whose table is made at once: that takes some microseconds.
+const FEW_NODES: usize = 64;
+const FEW_CELLS: usize = 64;
+/// Rows for each cell that the steps must have computed before a greater table is made.
+const ROWS_A_CELL: u64 = 2;
+/// Rows that the steps must have computed before a greater model's cells are counted.
+const ROWS_BEFORE_CELLS: u64 = 256;
+/// Cells that are computed together.
+const BLOCK: usize = 256;
 
 /// Why a file is no model that this program can use.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,6 +144,10 @@ pub struct Model {
     slots: usize,
     probabilities: Range<usize>,
     decision: Decision,
+    /// Rows so far that the steps computed.
+    rows: AtomicU64,
+    cells: OnceLock<Option<Arc<Cells>>>,
+    table: OnceLock<Table>,
 }
 
 /// How the class follows from the slots.
@@ -143,6 +161,18 @@ enum Decision {
     AtLeast(usize, f64),
     /// Of two classes the first if the slot is not less than the threshold.
     FirstAtLeast(usize, f64),
+}
+
+impl Decision {
+    /// The first slot that it looks at.
+    fn slot(self) -> usize {
+        match self {
+            Decision::Greatest(slot)
+            | Decision::Above(slot, _)
+            | Decision::AtLeast(slot, _)
+            | Decision::FirstAtLeast(slot, _) => slot,
+        }
+    }
 }
 
 impl Model {
@@ -179,13 +209,35 @@ impl Model {
             probabilities: 0..0,
             decision: Decision::Greatest(0),
             sections,
+            rows: AtomicU64::new(0),
+            cells: OnceLock::new(),
+            table: OnceLock::new(),
         };
         let records = &bytes[model.sections.steps.clone()];
         let (steps, slots) = steps::read(records, model.features.len(), model.parts())?;
         (model.steps, model.slots) = (steps, slots);
         model.read_outcome(record)?;
         model.check_weights()?;
+        if model.parts().nodes.nodes.len() <= FEW_NODES {
+            model.make_table(|cells| cells.count() <= FEW_CELLS);
+        }
         Ok(model)
+    }
+
+    /// Makes the table of all answers, if there can be one and it is worth it.
+    fn make_table(&self, worth: impl Fn(&Cells) -> bool) {
+        let cells = self.cells.get_or_init(|| self.find_cells());
+        if self.table.get().is_none()
+            && let Some(cells) = cells.as_ref().filter(|cells| worth(cells))
+        {
+            self.table.get_or_init(|| self.scorer().table(cells));
+        }
+    }
+
+    fn find_cells(&self) -> Option<Arc<Cells>> {
+        let answered = self.probabilities.start.min(self.decision.slot());
+        let cells = Cells::new(&self.steps, self.features.len(), self.parts());
+        cells.filter(|_| answered >= self.features.len()).map(Arc::new)
     }
 
     /// Reads where the steps leave the answer.
@@ -273,7 +325,7 @@ impl Model {
     /// What predicts row after row without asking for memory again.
     pub fn scorer(&self) -> Scorer<'_> {
         let memories = self.steps.iter().map(|_| Memory::default()).collect();
-        Scorer { model: self, parts: self.parts(), slots: Vec::new(), failed: Vec::new(), memories, rows: 0 }
+        Scorer { model: self, parts: self.parts(), slots: Vec::new(), failed: Vec::new(), memories, cells: Vec::new() }
     }
 
     /// Predicts one row; see [`Scorer::predict`].
@@ -284,7 +336,11 @@ impl Model {
     /// # Panics
     /// As [`Scorer::predict`].
     pub fn predict(&self, row: &[f64]) -> Result<Prediction, RowError> {
-        self.scorer().predict(row)
+        assert_eq!(row.len(), self.features.len(), "a row has one value for each feature");
+        match self.table.get().and_then(|table| Some((table, table.cell(row)?))) {
+            Some((table, cell)) => table.answer(cell),
+            None => self.scorer().predict(row),
+        }
     }
 }
 
@@ -296,8 +352,8 @@ pub struct Scorer<'a> {
     slots: Vec<f64>,
     failed: Vec<Option<RowError>>,
     memories: Vec<Memory>,
-    /// Rows so far.
-    rows: u64,
+    /// The table's cells of the last block's rows; empty if the steps computed it.
+    cells: Vec<u32>,
 }
 
 impl Scorer<'_> {
@@ -310,6 +366,13 @@ impl Scorer<'_> {
     /// The row has another number of values than there are features.
     pub fn predict(&mut self, row: &[f64]) -> Result<Prediction, RowError> {
         assert_eq!(row.len(), self.model.features.len(), "a row has one value for each feature");
+        self.cells.clear();
+        if let Some(table) = self.model.table.get()
+            && let Some(cell) = table.cell(row)
+        {
+            self.cells.push(cell as u32);
+            return table.answer(cell);
+        }
         self.run(row);
         self.prediction(0)
     }
@@ -321,13 +384,27 @@ impl Scorer<'_> {
     /// There are not as many values as whole rows have.
     pub fn predict_block(&mut self, rows: &[f64]) {
         assert!(rows.len().is_multiple_of(self.model.features.len()), "a row has one value for each feature");
-        self.run(rows);
+        self.cells.clear();
+        if !self.model.table.get().is_some_and(|table| table.cells(rows, self.model.features.len(), &mut self.cells)) {
+            self.cells.clear();
+            self.run(rows);
+        }
     }
 
+    /// Has the steps compute a block, and makes what is quicker once the rows so far have paid for it.
     fn run(&mut self, rows: &[f64]) {
+        let model = self.model;
+        let count = (rows.len() / model.features.len()) as u64;
+        let so_far = count + model.rows.fetch_add(count, Ordering::Relaxed);
+        self.compute(rows, so_far);
+        if so_far >= ROWS_BEFORE_CELLS {
+            model.make_table(|cells| so_far >= ROWS_A_CELL * cells.count() as u64);
+        }
+    }
+
+    fn compute(&mut self, rows: &[f64], so_far: u64) {
         let (model, stride) = (self.model, self.model.slots);
         let rows = rows.chunks_exact(model.features.len());
-        self.rows += rows.len() as u64;
         self.failed.clear();
         self.failed.resize(rows.len(), None);
         self.slots.resize(rows.len() * stride, 0.0);
@@ -335,8 +412,29 @@ impl Scorer<'_> {
             slots[..row.len()].copy_from_slice(row);
         }
         for (step, memory) in model.steps.iter().zip(&mut self.memories) {
-            step.run_block(self.parts, &mut self.slots, stride, &mut self.failed, memory, self.rows);
+            step.run_block(self.parts, &mut self.slots, stride, &mut self.failed, memory, so_far);
         }
+    }
+
+    /// The answers of all cells, computed by the steps.
+    fn table(mut self, cells: &Arc<Cells>) -> Table {
+        let model = self.model;
+        let (mut answers, mut probabilities) = (Vec::new(), Vec::new());
+        let mut rows = Vec::new();
+        for block in 0..cells.count().div_ceil(BLOCK) {
+            let block = block * BLOCK..cells.count().min((block + 1) * BLOCK);
+            rows.clear();
+            rows.resize(block.len() * model.features.len(), 0.0);
+            for (cell, row) in block.zip(rows.chunks_exact_mut(model.features.len())) {
+                cells.inside(cell, row);
+            }
+            self.compute(&rows, 0);
+            for row in 0..self.failed.len() {
+                answers.push(self.prediction(row));
+                probabilities.extend(self.probabilities_of(row));
+            }
+        }
+        Table::new(Arc::clone(cells), answers, probabilities, model.classes.len())
     }
 
     /// The prediction for a row of the last block.
@@ -347,6 +445,9 @@ impl Scorer<'_> {
     /// # Panics
     /// The last block had no such row.
     pub fn prediction(&self, row: usize) -> Result<Prediction, RowError> {
+        if let Some((table, cell)) = self.cell_of(row) {
+            return table.answer(cell);
+        }
         if let Some(error) = &self.failed[row] {
             return Err(error.clone());
         }
@@ -374,7 +475,18 @@ impl Scorer<'_> {
     /// # Panics
     /// The last block had no such row.
     pub fn probabilities_of(&self, row: usize) -> &[f64] {
-        &self.slots[row * self.model.slots..][self.model.probabilities.clone()]
+        match self.cell_of(row) {
+            Some((table, cell)) => table.probabilities(cell),
+            None => &self.slots[row * self.model.slots..][self.model.probabilities.clone()],
+        }
+    }
+
+    /// Where the table has the answer to a row of the last block, if that was looked up.
+    fn cell_of(&self, row: usize) -> Option<(&Table, usize)> {
+        if self.cells.is_empty() {
+            return None;
+        }
+        Some((self.model.table.get()?, self.cells[row] as usize))
     }
 }
 

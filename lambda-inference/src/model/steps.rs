@@ -4,12 +4,12 @@
 //! the arithmetic of the library's transformer or estimator, in its order and precision.
 
 use std::ops::Range;
+use std::sync::OnceLock;
 
-use super::fast::Fast;
 use super::frame::u32_at;
 use super::links;
 use super::nodes::{Nodes, Tree, check_tree};
-use super::sums::Memory;
+use super::sums::{Memory, Ways};
 use super::{ModelError, Refusal, RowError, refused};
 
 /// Bytes of a step's record.
@@ -19,9 +19,9 @@ const MOST_SLOTS: usize = 1 << 20;
 /// Words of the record of a column that is looked up.
 const LOOKUP: usize = 4;
 
-const REFUSE_MISSING: u32 = 1;
-const REFUSE_INFINITE: u32 = 2;
-const REFUSE_BEYOND_SINGLE: u32 = 4;
+pub(super) const REFUSE_MISSING: u32 = 1;
+pub(super) const REFUSE_INFINITE: u32 = 2;
+pub(super) const REFUSE_BEYOND_SINGLE: u32 = 4;
 
 const CLIP: u32 = 1;
 
@@ -95,8 +95,10 @@ pub(super) struct Step {
     pub numbers: Range<usize>,
     pub indices: Range<usize>,
     pub trees: Range<usize>,
-    /// Of trees, a quicker way to their leaves, where there is one.
-    pub fast: Option<Fast>,
+    /// Of the step's trees.
+    pub nodes: Range<usize>,
+    /// Quicker ways to the sums of trees, once rows have paid for making them.
+    pub ways: OnceLock<Ways>,
 }
 
 /// What the steps of a file refer to.
@@ -170,10 +172,11 @@ fn read_step(record: &[u8], at: &mut Progress, parts: Parts<'_>) -> Result<Step,
         numbers: take(&mut at.numbers, field(5), parts.numbers.len(), "numbers")?,
         indices: take(&mut at.indices, field(6), parts.indices.len(), "indices")?,
         trees: take(&mut at.trees, field(7), parts.trees.len(), "trees")?,
-        fast: None,
+        nodes: at.nodes..at.nodes,
+        ways: OnceLock::new(),
     };
     step.check(parts, at)?;
-    step.fast = step.quicker(parts, at.nodes);
+    step.nodes.end = at.nodes;
     Ok(step)
 }
 
@@ -304,7 +307,7 @@ impl Step {
     }
 
     /// Runs the step on the slots of a block of rows, each `stride` long; `failed` says why a row has no answer, and such rows are
-    /// left alone. `rows` is how many the scorer has had.
+    /// left alone. `rows` is how many there have been.
     pub fn run_block(
         &self,
         parts: Parts<'_>,
@@ -314,8 +317,9 @@ impl Step {
         memory: &mut Memory,
         rows: u64,
     ) {
+        self.prepare(parts, rows);
         if self.kind == Kind::Trees && failed.len() > 1 {
-            return self.sum_block(parts, slots, stride, memory, rows);
+            return self.sum_block(parts, slots, stride, memory);
         }
         for (slots, failed) in slots.chunks_exact_mut(stride).zip(failed) {
             if failed.is_none() {

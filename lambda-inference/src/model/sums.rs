@@ -1,6 +1,6 @@
 //! The steps of the kind `trees`: adding up the leaves that rows reach, by the quickest way that there is for them.
 
-use super::fast::{Cells, Fast, Lanes, Table};
+use super::fast::{Fast, Lanes};
 use super::nodes::{Conversion, Node};
 use super::steps::{CONVERSION, Kind, Parts, SINGLE_SUM, SINGLE_VALUES, Step};
 
@@ -12,30 +12,40 @@ pub(super) struct Memory {
     double: Vec<f64>,
     single_lanes: Lanes<f32>,
     double_lanes: Lanes<f64>,
-    /// Cells that may become a table; none before the first block, and where there are too many.
-    cells: Option<Option<Cells>>,
-    table: Option<Table>,
+}
+
+/// Quicker ways to the sums than the plain walk, as far as the step's trees have them.
+pub(super) struct Ways {
+    walk: Option<Fast>,
 }
 
 impl Step {
-    /// A quicker way to the leaves than the plain walk, where the step's trees have one.
-    pub fn quicker(&self, parts: Parts<'_>, nodes_end: usize) -> Option<Fast> {
+    /// Makes the quicker ways once so many rows have paid for it: the trees are packed about as quickly as a plain walk
+    /// visits their nodes.
+    pub fn prepare(&self, parts: Parts<'_>, rows: u64) {
+        if self.kind == Kind::Trees && rows * self.trees.len() as u64 >= self.nodes.len() as u64 {
+            self.ways.get_or_init(|| Ways { walk: self.walk(parts) });
+        }
+    }
+
+    fn walk(&self, parts: Parts<'_>) -> Option<Fast> {
         let trees = &parts.trees[self.trees.clone()];
         // Side by side every walk goes as deep as its tree, alone only as far as its leaf, at about six times the price. On
         // average that is at least the logarithm of the leaves. One tree with few splits on its way has nothing beside it.
-        let ends = trees.iter().skip(1).map(|tree| tree.root as usize).chain([nodes_end]);
+        let ends = trees.iter().skip(1).map(|tree| tree.root as usize).chain([self.nodes.end]);
         let leaves = trees.iter().zip(ends).map(|(tree, end)| (end - tree.root as usize).div_ceil(2));
         let alone: u64 = leaves.map(|leaves| u64::from(leaves.ilog2())).sum();
         let together: u64 = trees.iter().map(|tree| u64::from(tree.depth)).sum();
         let worth = if trees.len() > 1 { together <= 6 * alone } else { (5..=6 * alone).contains(&together) };
-        if self.kind == Kind::Trees && worth {
-            Fast::new(self.conversion(), trees, parts.nodes, nodes_end)
-        } else {
-            None
-        }
+        if worth { Fast::new(self.conversion(), trees, parts.nodes, self.nodes.end) } else { None }
     }
 
-    fn conversion(&self) -> Conversion {
+    /// The nodes of the step's trees.
+    pub fn nodes<'a>(&self, parts: Parts<'a>) -> &'a [Node] {
+        &parts.nodes.nodes[self.nodes.clone()]
+    }
+
+    pub fn conversion(&self) -> Conversion {
         match self.argument & CONVERSION {
             0 => Conversion::Double,
             1 => Conversion::Single,
@@ -52,7 +62,7 @@ impl Step {
             self.add(parts.nodes.nodes[node], tree, leaves, output);
             tree += 1;
         };
-        match &self.fast {
+        match self.ways.get().and_then(|ways| ways.walk.as_ref()) {
             None => self.plain_walk(parts, row, self.conversion(), add),
             Some(Fast::Single(walk)) => {
                 memory.single.clear();
@@ -68,18 +78,9 @@ impl Step {
     }
 
     /// The same for a block of rows.
-    pub fn sum_block(&self, parts: Parts<'_>, slots: &mut [f64], stride: usize, memory: &mut Memory, rows: u64) {
+    pub fn sum_block(&self, parts: Parts<'_>, slots: &mut [f64], stride: usize, memory: &mut Memory) {
         let (width, outputs, conversion) = (self.input.len(), self.output.len(), self.conversion());
-        self.prepare_table(parts, memory, rows);
-        if let Some(table) = &memory.table {
-            for slots in slots.chunks_exact_mut(stride) {
-                let (written, rest) = slots.split_at_mut(self.output.start);
-                let row = &written[self.input.clone()];
-                rest[..outputs].copy_from_slice(table.sums(outputs, |feature| conversion.apply(row[feature])));
-            }
-            return;
-        }
-        let Some(fast) = &self.fast else {
+        let Some(fast) = self.ways.get().and_then(|ways| ways.walk.as_ref()) else {
             for slots in slots.chunks_exact_mut(stride) {
                 let (written, rest) = slots.split_at_mut(self.output.start);
                 self.sum_trees(parts, &written[self.input.clone()], &mut rest[..outputs], memory);
@@ -105,34 +106,6 @@ impl Step {
             Fast::Single(walk) => walk.block(&memory.single, width, &mut memory.single_lanes, add),
             Fast::Double(walk) => walk.block(&memory.double, width, &mut memory.double_lanes, add),
         }
-    }
-
-    /// Makes the table of cells once the rows so far have paid for it.
-    fn prepare_table(&self, parts: Parts<'_>, memory: &mut Memory, rows: u64) {
-        let outputs = self.output.len();
-        if memory.table.is_some() {
-            return;
-        }
-        let cells = memory.cells.get_or_insert_with(|| {
-            let trees = &parts.trees[self.trees.clone()];
-            let first = trees.first().map_or(0, |tree| tree.root as usize);
-            let end = parts.trees.get(self.trees.end).map_or(parts.nodes.nodes.len(), |tree| tree.root as usize);
-            // One tree is its own table.
-            if trees.len() > 1 { Cells::new(&parts.nodes.nodes[first..end], outputs) } else { None }
-        });
-        if !cells.as_ref().is_some_and(|cells| cells.are_paid_for(rows)) {
-            return;
-        }
-        let Some(cells) = cells.take() else { return };
-        let Sums { base, leaves } = self.sums(parts, outputs);
-        memory.table = Some(cells.table(self.input.len(), outputs, |row, output| {
-            output.copy_from_slice(base);
-            let mut tree = 0;
-            self.plain_walk(parts, row, Conversion::Double, |node| {
-                self.add(parts.nodes.nodes[node], tree, leaves, output);
-                tree += 1;
-            });
-        }));
     }
 
     /// Where the sums begin, and the rows of leaf values.

@@ -1,0 +1,217 @@
+//! The answers of a whole model for every cell between its cuts.
+//!
+//! Where few features make few cells, the finished answer of each is looked up: one search a feature and one load a row. It is
+//! exact, since all rows of a cell take the same way in every tree; a cell's answer is computed by the steps themselves, for one row that lies
+//! in it. What the model refuses by a `require` step has no cell and goes the ordinary way.
+
+use std::sync::Arc;
+
+use super::cuts::Cuts;
+use super::nodes::Conversion;
+use super::steps::{Kind, Parts, REFUSE_BEYOND_SINGLE, REFUSE_INFINITE, REFUSE_MISSING, Step};
+use super::{Prediction, RowError};
+
+/// Most cells of a table: one and a half megabytes with two classes, of which most rows share a small part.
+const MOST_CELLS: usize = 1 << 16;
+/// Most features that a table depends on: each has two cells or more.
+const MOST_AXES: usize = 16;
+/// The greatest double that is finite once rounded to single precision.
+const MOST_SINGLE: f64 = 3.402_823_567_797_336_6e38_f64.next_down();
+
+/// One feature.
+struct Axis {
+    feature: usize,
+    cuts: Cuts,
+    /// The greatest magnitude that is not refused.
+    limit: f64,
+    /// Whether missing values have a cell, the last one.
+    missing: bool,
+    /// Cells of the axes before this one.
+    stride: usize,
+}
+
+impl Axis {
+    fn cells(&self) -> usize {
+        self.cuts.len() + 1 + usize::from(self.missing)
+    }
+
+    /// The cell of a value, if it is not refused.
+    fn cell(&self, value: f64) -> Option<usize> {
+        if value.abs() <= self.limit {
+            Some(self.cuts.place(value))
+        } else {
+            (value.is_nan() && self.missing).then_some(self.cuts.len() + 1)
+        }
+    }
+
+    /// A value that lies in a cell.
+    fn inside(&self, cell: usize) -> f64 {
+        match self.cuts.get(cell) {
+            Some(cut) => cut.min(self.limit),
+            None if cell == self.cuts.len() => self.limit,
+            None => f64::NAN,
+        }
+    }
+}
+
+/// The cells of a model, before their answers are worth computing.
+pub(super) struct Cells {
+    axes: Vec<Axis>,
+    count: usize,
+}
+
+/// What the steps ask of one feature.
+#[derive(Default)]
+struct Questions {
+    thresholds: Vec<f64>,
+    conversion: Option<Conversion>,
+    refused: u32,
+    asked: bool,
+}
+
+impl Cells {
+    /// The cells of a model with so many features; none where other steps than trees and `require` read the row, where splits ask for
+    /// categories, or where there are too many cells.
+    pub fn new(steps: &[Step], features: usize, parts: Parts<'_>) -> Option<Cells> {
+        let mut questions: Vec<Questions> = (0..features).map(|_| Questions::default()).collect();
+        for step in steps {
+            ask(step, parts, &mut questions)?;
+        }
+        let asked = questions.into_iter().enumerate().filter(|(_, questions)| questions.asked);
+        let (mut axes, mut count) = (Vec::new(), 1_usize);
+        for (feature, questions) in asked {
+            let cuts = Cuts::new(questions.thresholds, questions.conversion.unwrap_or(Conversion::Double));
+            let limit = match questions.refused {
+                refused if refused & REFUSE_BEYOND_SINGLE != 0 => MOST_SINGLE,
+                refused if refused & REFUSE_INFINITE != 0 => f64::MAX,
+                _ => f64::INFINITY,
+            };
+            let axis = Axis { feature, cuts, limit, missing: questions.refused & REFUSE_MISSING == 0, stride: count };
+            count = count.checked_mul(axis.cells()).filter(|count| *count <= MOST_CELLS)?;
+            axes.push(axis);
+        }
+        (axes.len() <= MOST_AXES).then_some(Cells { axes, count })
+    }
+
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Makes a row one that lies in a cell.
+    pub fn inside(&self, cell: usize, row: &mut [f64]) {
+        for axis in &self.axes {
+            row[axis.feature] = axis.inside(cell / axis.stride % axis.cells());
+        }
+    }
+}
+
+/// Notes what a step asks of the row; none where that is not a matter of cells.
+fn ask(step: &Step, parts: Parts<'_>, questions: &mut [Questions]) -> Option<()> {
+    let features = questions.len();
+    if step.kind == Kind::Select {
+        let sources = &parts.indices[step.indices.clone()];
+        return sources.iter().all(|source| *source as usize >= features).then_some(());
+    }
+    if step.input.start >= features {
+        return Some(());
+    }
+    let questions = questions.get_mut(step.input.clone())?;
+    match step.kind {
+        Kind::Require => {
+            for questions in questions {
+                questions.refused |= step.argument;
+                questions.asked = true;
+            }
+        }
+        Kind::Trees => {
+            let conversion = step.conversion();
+            for node in step.nodes(parts).iter().filter(|node| !node.is_leaf()) {
+                let questions = &mut questions[usize::from(node.feature)];
+                if !node.is_plain() || questions.conversion.is_some_and(|known| known != conversion) {
+                    return None;
+                }
+                questions.conversion = Some(conversion);
+                questions.thresholds.push(node.threshold);
+                questions.asked = true;
+            }
+        }
+        _ => return None,
+    }
+    Some(())
+}
+
+/// An answer for every cell.
+pub(super) struct Table {
+    cells: Arc<Cells>,
+    answers: Vec<Result<Prediction, RowError>>,
+    /// One row of the classes' probabilities a cell.
+    probabilities: Vec<f64>,
+    classes: usize,
+}
+
+impl Table {
+    /// The table of these answers, one a cell, with the probabilities of so many classes each.
+    pub fn new(
+        cells: Arc<Cells>,
+        answers: Vec<Result<Prediction, RowError>>,
+        probabilities: Vec<f64>,
+        classes: usize,
+    ) -> Table {
+        Table { cells, answers, probabilities, classes }
+    }
+
+    /// The cell of a row; none if the model refuses one of its values.
+    pub fn cell(&self, row: &[f64]) -> Option<usize> {
+        let mut cell = 0;
+        for axis in &self.cells.axes {
+            cell += axis.stride * axis.cell(row[axis.feature])?;
+        }
+        Some(cell)
+    }
+
+    /// The cells of rows, each `width` values long; false if the model refuses one of them.
+    pub fn cells(&self, rows: &[f64], width: usize, cells: &mut Vec<u32>) -> bool {
+        for row in rows.chunks_exact(width) {
+            match self.cell(row) {
+                Some(cell) => cells.push(cell as u32),
+                None => return false,
+            }
+        }
+        true
+    }
+
+    pub fn answer(&self, cell: usize) -> Result<Prediction, RowError> {
+        self.answers[cell].clone()
+    }
+
+    pub fn probabilities(&self, cell: usize) -> &[f64] {
+        &self.probabilities[cell * self.classes..][..self.classes]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_greatest_single_is_where_rounding_begins_to_overflow() {
+        assert_eq!(MOST_SINGLE as f32, f32::MAX);
+        assert!((MOST_SINGLE.next_up() as f32).is_infinite());
+    }
+
+    #[test]
+    fn a_cell_holds_what_lies_in_it() {
+        for missing in [false, true] {
+            for limit in [2.0, MOST_SINGLE, f64::INFINITY] {
+                let cuts = Cuts::new(vec![-1.0, 0.0, 1.5], Conversion::Double);
+                let axis = Axis { feature: 0, cuts, limit, missing, stride: 1 };
+                for cell in 0..axis.cells() {
+                    assert_eq!(axis.cell(axis.inside(cell)), Some(cell));
+                }
+                assert_eq!(axis.cell(f64::NAN), missing.then_some(4));
+                assert_eq!(axis.cell(f64::INFINITY), (limit == f64::INFINITY).then_some(3));
+                assert_eq!([-1.5, -1.0, -0.0, 0.5, 1.75].map(|value| axis.cell(value)), [0, 0, 1, 2, 3].map(Some));
+            }
+        }
+    }
+}
