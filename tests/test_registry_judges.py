@@ -127,10 +127,13 @@ def test_umoci_unpacks_what_was_built(reference: str, built: dict, folder: Path,
         "var/task": "drwxr-xr-x",
         "var/task/bootstrap": "-rwxr-xr-x",
         "var/task/model.bin": "-rw-r--r--",
+        "var/task/model.bin.sha256": "-rw-r--r--",
     }
     for name, part in {"bootstrap": "program", "model.bin": "model"}.items():
         content = (root / "var" / "task" / name).read_bytes()
         assert "sha256:" + hashlib.sha256(content).hexdigest() == built[part]["digest"], name
+    digest = subprocess.run(["sha256sum", "--check", "model.bin.sha256"], cwd=root / "var" / "task", capture_output=True)
+    assert digest.returncode == 0, digest.stderr
     process = json.loads((folder / "bundle" / "config.json").read_text())["process"]
     assert process["args"] == ["/var/task/bootstrap"] and process["cwd"] == "/var/task"
 

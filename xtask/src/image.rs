@@ -21,6 +21,8 @@ const LAYER_TYPE: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
 pub const PROGRAM_PATH: &str = "var/task/bootstrap";
 /// Where the program looks for its model: beside itself.
 pub const MODEL_PATH: &str = "var/task/model.bin";
+/// Where it looks for the model's digest, so that it need not compute it at every start.
+pub const MODEL_DIGEST_PATH: &str = "var/task/model.bin.sha256";
 
 /// A layer: its compressed bytes, their digest, and the size before compression.
 pub struct Layer {
@@ -46,8 +48,10 @@ pub struct Image {
 ///
 /// `architecture` is the image configuration's word (`amd64`, `arm64`).
 pub fn assemble(program: &[u8], model: &[u8], architecture: &str) -> Result<Image> {
-    let (program_layer, program_diff) = layer("program", PROGRAM_PATH, program, 0o755)?;
-    let (model_layer, model_diff) = layer("model", MODEL_PATH, model, 0o644)?;
+    let (program_layer, program_diff) = layer("program", &[(PROGRAM_PATH, program, 0o755)])?;
+    let digest = digest_file(model);
+    let model_files = [(MODEL_PATH, model, 0o644), (MODEL_DIGEST_PATH, digest.as_bytes(), 0o644)];
+    let (model_layer, model_diff) = layer("model", &model_files)?;
     // No date: the same content is the same image, whenever it was made.
     let config = serde_json::to_vec(&json!({
         "architecture": architecture,
@@ -78,17 +82,25 @@ pub fn assemble(program: &[u8], model: &[u8], architecture: &str) -> Result<Imag
     Ok(Image { digest: digest::of_bytes(&manifest), manifest, config, config_digest, layers })
 }
 
-/// A layer with one file, and the digest of its uncompressed bytes.
-fn layer(content: &'static str, path: &str, bytes: &[u8], mode: u32) -> Result<(Layer, String)> {
+/// What lies beside a model, as `sha256sum` prints and checks it.
+pub fn digest_file(model: &[u8]) -> String {
+    let digest = digest::of_bytes(model);
+    format!("{}  model.bin\n", digest.strip_prefix("sha256:").unwrap_or(&digest))
+}
+
+/// A layer with files of `/var/task` (path, bytes, mode), and the digest of its uncompressed bytes.
+fn layer(content: &'static str, files: &[(&str, &[u8], u32)]) -> Result<(Layer, String)> {
     let mut archive = tar::Builder::new(Vec::new());
     let mut folder = std::path::PathBuf::new();
-    for part in Path::new(path).parent().into_iter().flat_map(Path::components) {
+    for part in Path::new(PROGRAM_PATH).parent().into_iter().flat_map(Path::components) {
         folder.push(part);
         let mut header = header(0o755, 0);
         header.set_entry_type(tar::EntryType::Directory);
         archive.append_data(&mut header, format!("{}/", folder.display()), std::io::empty())?;
     }
-    archive.append_data(&mut header(mode, bytes.len() as u64), path, bytes)?;
+    for (path, bytes, mode) in files {
+        archive.append_data(&mut header(*mode, bytes.len() as u64), path, *bytes)?;
+    }
     let archive = archive.into_inner()?;
     let mut compressed = flate2::GzBuilder::new().mtime(0).write(Vec::new(), flate2::Compression::best());
     compressed.write_all(&archive)?;
@@ -159,6 +171,8 @@ mod tests {
         assert_eq!(first.layers[0].digest, second.layers[0].digest);
         assert_ne!(first.layers[1].digest, second.layers[1].digest);
         assert_eq!(file_in_layer(&second.layers[1].bytes, MODEL_PATH).unwrap(), b"another");
+        let digest = String::from_utf8(file_in_layer(&second.layers[1].bytes, MODEL_DIGEST_PATH).unwrap()).unwrap();
+        assert_eq!(digest, format!("{}  model.bin\n", &digest::of_bytes(b"another")[7..]));
         assert!(file_in_layer(&second.layers[0].bytes, MODEL_PATH).is_err());
         assert!(file_in_layer(&second.layers[1].bytes[..20], MODEL_PATH).is_err());
     }

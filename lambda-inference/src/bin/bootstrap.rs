@@ -2,8 +2,10 @@
 
 use std::convert::Infallible;
 use std::env;
+use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use lambda_inference::runtime_api::{Client, Delivery, Error, Event};
@@ -46,8 +48,31 @@ fn serve() -> Result<(), String> {
 
 fn load() -> Result<Model, String> {
     let path = model_path()?;
-    let bytes = std::fs::read(&path).map_err(|error| format!("read the model {}: {error}", path.display()))?;
-    Model::from_bytes(&bytes).map_err(|error| format!("refuse the model {}: {error}", path.display()))
+    let digest = digest_beside(&path)?;
+    let cannot_read = |error| format!("read the model {}: {error}", path.display());
+    let file = File::open(&path).map_err(cannot_read)?;
+    // SAFETY: the file lies in the function's image, whose file system is read-only and whose layers never change; whoever names
+    // another one by MODEL_PATH replaces it, if at all, by a file of its own.
+    let model = unsafe { Model::map(&file, digest) }.map_err(cannot_read)?;
+    model.map_err(|error| format!("refuse the model {}: {error}", path.display()))
+}
+
+/// The model's SHA-256 as whoever assembled the image wrote it down, in the form of `sha256sum`: for a large model computing
+/// it takes longer than the whole start. What it says is compared with the model before and after it is deployed.
+fn digest_beside(model: &Path) -> Result<Option<String>, String> {
+    let path = model.with_added_extension("sha256");
+    let text = match fs::read(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(format!("read the model's digest {}: {error}", path.display())),
+    };
+    let is_digit = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    match text.split_at_checked(64) {
+        Some((digits, [b' ', ..])) if digits.iter().all(is_digit) => {
+            Ok(Some(format!("sha256:{}", String::from_utf8_lossy(digits))))
+        }
+        _ => Err(format!("refuse the model's digest {}: it is not what sha256sum prints", path.display())),
+    }
 }
 
 /// Ends only when the Runtime API does.

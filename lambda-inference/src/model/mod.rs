@@ -2,13 +2,16 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::fs::File;
+use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use serde_json::{Map, Value};
+use serde::de::IgnoredAny;
 use sha2::{Digest, Sha256};
 
+mod bytes;
 mod cuts;
 mod fast;
 mod frame;
@@ -18,6 +21,7 @@ mod steps;
 mod sums;
 mod table;
 
+use bytes::Bytes;
 use frame::{Sections, f64_at, sections, u32_at, u64_at};
 use nodes::Nodes;
 use steps::{Kind, Parts, Step};
@@ -133,8 +137,7 @@ impl RowError {
 
 /// A checked model file.
 pub struct Model {
-    /// Eight bytes each, so that numbers and nodes lie where they may be used in place.
-    words: Vec<u64>,
+    bytes: Bytes,
     sections: Sections,
     digest: String,
     features: Vec<Feature>,
@@ -181,9 +184,28 @@ impl Model {
     /// # Errors
     /// The reason why the file is refused; nothing of a refused file is used.
     pub fn from_bytes(bytes: &[u8]) -> Result<Model, ModelError> {
+        Model::new(Bytes::copy(bytes), None)
+    }
+
+    /// The same for a file, whose pages are used where they are. `digest` is what [`Model::digest`] shall say, from somebody who
+    /// has computed it before: for a large file that takes longer than everything else. Without it, it is computed.
+    ///
+    /// # Errors
+    /// The file cannot be mapped, or is refused.
+    ///
+    /// # Safety
+    /// Nobody changes or shortens the file as long as the model lives.
+    pub unsafe fn map(file: &File, digest: Option<String>) -> io::Result<Result<Model, ModelError>> {
+        // SAFETY: the caller promises it.
+        let bytes = unsafe { Bytes::map(file) }?;
+        Ok(Model::new(bytes, digest))
+    }
+
+    fn new(content: Bytes, digest: Option<String>) -> Result<Model, ModelError> {
+        let bytes = content.as_slice();
         let sections = sections(bytes)?;
-        let metadata_text = std::str::from_utf8(&bytes[sections.metadata.clone()]);
-        if !metadata_text.is_ok_and(|text| serde_json::from_str::<Map<String, Value>>(text).is_ok()) {
+        let metadata = std::str::from_utf8(&bytes[sections.metadata.clone()]);
+        if !metadata.is_ok_and(|text| text.starts_with('{') && serde_json::from_str::<IgnoredAny>(text).is_ok()) {
             return refused("the metadata is no JSON object");
         }
         let features = read_features(bytes, &sections)?;
@@ -199,8 +221,7 @@ impl Model {
             return refused("the classes are not different ones with the positive one among them");
         }
         let mut model = Model {
-            words: words(bytes),
-            digest: format!("sha256:{}", hex::encode(Sha256::digest(bytes))),
+            digest: digest.unwrap_or_else(|| format!("sha256:{}", hex::encode(Sha256::digest(bytes)))),
             features,
             classes,
             positive,
@@ -212,11 +233,12 @@ impl Model {
             rows: AtomicU64::new(0),
             cells: OnceLock::new(),
             table: OnceLock::new(),
+            bytes: content,
         };
-        let records = &bytes[model.sections.steps.clone()];
+        let records = model.section(&model.sections.steps);
         let (steps, slots) = steps::read(records, model.features.len(), model.parts())?;
         (model.steps, model.slots) = (steps, slots);
-        model.read_outcome(record)?;
+        model.read_outcome()?;
         model.check_weights()?;
         if model.parts().nodes.nodes.len() <= FEW_NODES {
             model.make_table(|cells| cells.count() <= FEW_CELLS);
@@ -241,7 +263,8 @@ impl Model {
     }
 
     /// Reads where the steps leave the answer.
-    fn read_outcome(&mut self, record: &[u8]) -> Result<(), ModelError> {
+    fn read_outcome(&mut self) -> Result<(), ModelError> {
+        let record = self.section(&self.sections.model);
         let field = |index: usize| u32_at(record, 4 * index) as usize;
         let (slots, classes) = (self.slots, self.classes.len());
         if field(0) != slots || field(5) != 0 {
@@ -294,7 +317,7 @@ impl Model {
     }
 
     fn section(&self, place: &Range<usize>) -> &[u8] {
-        &bytemuck::cast_slice(&self.words)[place.clone()]
+        &self.bytes.as_slice()[place.clone()]
     }
 
     /// SHA-256 of the whole file as `sha256:<64 hex digits>`: the model's identity.
@@ -493,11 +516,6 @@ impl Scorer<'_> {
 /// The first of the greatest, as numpy's argmax.
 fn greatest(values: &[f64]) -> usize {
     (1..values.len()).fold(0, |best, index| if values[index] > values[best] { index } else { best })
-}
-
-fn words(bytes: &[u8]) -> Vec<u64> {
-    // The length of a file whose frame is right is a multiple of eight.
-    bytes.as_chunks::<8>().0.iter().map(|chunk| u64::from_le_bytes(*chunk)).collect()
 }
 
 fn read_features(bytes: &[u8], sections: &Sections) -> Result<Vec<Feature>, ModelError> {

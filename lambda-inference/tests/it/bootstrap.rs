@@ -418,3 +418,33 @@ fn a_refused_model_is_reported_before_the_program_ends() {
     let message = error["errorMessage"].as_str().unwrap();
     assert!(message.contains("refuse the model") && err.trim() == message, "{err}");
 }
+
+#[test]
+fn the_digest_beside_the_model_is_what_answers_name() {
+    let folder = unpacked();
+    let beside = folder.path().join("model.bin.sha256");
+    let told = "0123456789abcdef".repeat(4);
+    fs::write(&beside, format!("{told}  model.bin\n")).unwrap();
+    let api = RuntimeApi::new();
+    let child = program(&folder, &api.address()).spawn().unwrap();
+    let answers = api.serve(&[GOOD.as_bytes()]);
+    ended(child);
+    assert_eq!(body(&answers[0])["model"], format!("sha256:{told}"));
+    fs::remove_file(&beside).unwrap();
+    let api = RuntimeApi::new();
+    let child = program(&folder, &api.address()).spawn().unwrap();
+    let answers = api.serve(&[GOOD.as_bytes()]);
+    ended(child);
+    assert_eq!(body(&answers[0])["model"], credit().0.model().digest());
+    let upper = format!("{}  model.bin\n", told.to_uppercase());
+    for wrong in ["", "\n", &told, &told[1..], &format!("{told}0  x"), &upper, &format!("sha256:{told}"), "ä"] {
+        fs::write(&beside, wrong).unwrap();
+        let (code, err) = ended(program(&folder, "127.0.0.1:1").spawn().unwrap());
+        assert_eq!(code, 1, "{wrong:?}");
+        assert!(err.contains("refuse the model's digest") && err.contains("model.bin.sha256"), "{wrong:?}: {err}");
+    }
+    fs::remove_file(&beside).unwrap();
+    fs::create_dir(&beside).unwrap();
+    let (code, err) = ended(program(&folder, "127.0.0.1:1").spawn().unwrap());
+    assert!(code == 1 && err.contains("read the model's digest"), "{err}");
+}

@@ -3,7 +3,6 @@
 use std::ops::Range;
 
 use lambda_inference::Model;
-use sha2::{Digest, Sha256};
 
 /// Seeded random numbers (SplitMix64).
 pub struct Random(pub u64);
@@ -315,11 +314,11 @@ pub fn assemble(sections: &[(u32, u32, Vec<u8>)]) -> Vec<u8> {
     bytes
 }
 
-/// Makes the hash in the header right again, if there is a header.
+/// Makes the checksum in the header right again, if there is a header.
 pub fn rehash(bytes: &mut [u8]) {
     if bytes.len() >= 64 {
-        let hash = Sha256::digest(&bytes[64..]);
-        bytes[32..64].copy_from_slice(&hash);
+        let checksum = crc32fast::hash(&bytes[64..]);
+        bytes[24..28].copy_from_slice(&checksum.to_le_bytes());
     }
 }
 

@@ -367,7 +367,8 @@ fn every_rule_of_the_frame_is_checked() {
         ("version 4", "format version 4", |bytes| set(bytes, 8, 4, 4)),
         ("length", "its header says", |bytes| set(bytes, 16, 5, 8)),
         ("longer than said", "its header says", |bytes| bytes.push(0)),
-        ("header reserved", "reserved field of the header", |bytes| bytes[31] = 1),
+        ("header reserved", "reserved field of the header", |bytes| bytes[28] = 1),
+        ("end of the header reserved", "reserved field of the header", |bytes| bytes[63] = 1),
         ("fourteen sections", "14 sections", |bytes| set(bytes, 12, 14, 4)),
         ("many sections", "4294967295 sections", |bytes| set(bytes, 12, u64::MAX, 4)),
         ("table cut", "table is truncated", |bytes| {
@@ -416,9 +417,11 @@ fn every_rule_of_the_frame_is_checked() {
     let mut sections = credit().0.sections();
     sections.swap(0, 14);
     assert!(refusal(assemble(&sections)).contains("entry of section metadata"));
-    let mut bytes = credit().0.bytes();
-    bytes[40] ^= 1;
-    assert!(refusal(bytes).contains("was changed"));
+    for at in [24, 27, 64, 70] {
+        let mut bytes = credit().0.bytes();
+        bytes[at] ^= 1;
+        assert!(refusal(bytes).contains("was changed"), "{at}");
+    }
 }
 
 #[test]

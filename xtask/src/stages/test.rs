@@ -90,8 +90,9 @@ pub fn run(context: &Context) -> Result<Record<Content>> {
 /// Takes the model out of the image in the registry and checks that it is the one that build.json names.
 fn model_of_image(context: &Context, work: &Work, build: &Record<build::Content>) -> Result<std::path::PathBuf> {
     let image = &build.content.image;
-    let bytes =
-        context.block_on(scan::file_of(context.cloud()?, &image.repository, &image.digest, 1, image::MODEL_PATH))?;
+    let cloud = context.cloud()?;
+    let file = |path| context.block_on(scan::file_of(cloud, &image.repository, &image.digest, 1, path));
+    let bytes = file(image::MODEL_PATH)?;
     let found = digest::of_bytes(&bytes);
     if found != build.content.model.digest {
         bail!(
@@ -99,6 +100,10 @@ fn model_of_image(context: &Context, work: &Work, build: &Record<build::Content>
             build.content.image.digest,
             build.content.model.digest
         );
+    }
+    // The function names the model by what is written there.
+    if file(image::MODEL_DIGEST_PATH)? != image::digest_file(&bytes).as_bytes() {
+        bail!("/{} in image {} is not the model's digest", image::MODEL_DIGEST_PATH, build.content.image.digest);
     }
     let path = work.folder.join("model-of-image.bin");
     crate::records::write_atomically(&path, &bytes)?;
