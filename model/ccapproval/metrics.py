@@ -1,16 +1,18 @@
 """Performance and fairness of recorded predictions, tied to the model that made them.
 
-    python -m ccapproval.metrics --run DIR --predictions FILE --out DIR
+    python -m ccapproval.metrics --run DIR --predictions FILE --out DIR [--settings pipeline.toml]
 
 The predictions come from the program and the model file that ship. Before they are judged, the
 model file's digest is compared with the training record, and every prediction with the
 estimator's own, bit for bit. A figure that the rows do not define is null with a reason: zero
-would read as perfect fairness.
+would read as perfect fairness. The same model trained with the sensitive attributes is examined
+beside it, under a name of its own, so that nobody takes the figures of one for the other's.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import sys
 from pathlib import Path
@@ -19,6 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ccapproval.baselines import aware
 from ccapproval.common import (
     InputError,
     command_line,
@@ -28,110 +31,24 @@ from ccapproval.common import (
     to_json,
     write_atomically,
 )
+from ccapproval.curves import CALIBRATION
+from ccapproval.examination import Examination, drawn
 from ccapproval.export import load_estimator
+from ccapproval.intervals import CONFIDENCE
 from ccapproval.model_file import decode
+from ccapproval.rates import fairness, group_rates, rates
 from ccapproval.report import render
+from ccapproval.settings import Metrics, metrics_settings, read_tables
 
-# Fairness criterion: the rate that it compares between groups.
-CRITERIA = {
-    "demographic_parity_difference": "selection_rate",
-    "equal_opportunity_difference": "recall",
-    "equal_accuracy_difference": "accuracy",
-}
+# The notebook takes the figures of its tables from here.
+__all__ = ["fairness", "group_rates", "measure", "rates"]
+
+HEADER = b"prediction,probability"
+
 RECORDED = {
     "features", "target", "sensitive", "classes", "positive_class", "test_rows", "model", "train",
+    "train_rows",
 }  # fmt: skip
-EQUALIZED_ODDS = "equalized_odds_difference"
-
-
-def rates(actual: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
-    """Confusion counts and the rates derived from them.
-
-    Args:
-        actual: bool, shape (rows,), whether the row is of the positive class.
-        predicted: bool, shape (rows,), whether it was predicted to be.
-
-    Returns:
-        Counts `n tn fp fn tp`; `accuracy`, `precision`, `recall` (true positive rate),
-        `false_positive_rate`, `f1`, `selection_rate` as fractions, null where the denominator
-        is zero; `reasons` says why, by the name of the rate.
-    """
-    tp = int(np.sum(actual & predicted))
-    fp = int(np.sum(~actual & predicted))
-    fn = int(np.sum(actual & ~predicted))
-    tn = int(np.sum(~actual & ~predicted))
-    n = tn + fp + fn + tp
-    result: dict[str, Any] = {"n": n, "tn": tn, "fp": fp, "fn": fn, "tp": tp}
-    reasons = {}
-    for name, numerator, denominator, reason in (
-        ("accuracy", tp + tn, n, "no rows"),
-        ("precision", tp, tp + fp, "no row is predicted positive"),
-        ("recall", tp, tp + fn, "no row is actually positive"),
-        ("false_positive_rate", fp, fp + tn, "no row is actually negative"),
-        ("f1", 2 * tp, 2 * tp + fp + fn, "no row is positive, actually or predicted"),
-        ("selection_rate", tp + fp, n, "no rows"),
-    ):
-        result[name] = numerator / denominator if denominator else None
-        if not denominator:
-            reasons[name] = reason
-    result["reasons"] = reasons
-    return result
-
-
-def group_rates(
-    actual: np.ndarray, predicted: np.ndarray, groups: pd.Series
-) -> dict[str, dict[str, Any]]:
-    """`rates` of every group, in the order of the sorted group labels.
-
-    Raises:
-        InputError: a row has no group; leaving it out would hide how it is treated.
-    """
-    if groups.isna().any():
-        raise InputError(f"sensitive column {groups.name} has empty values: fill or drop them")
-    labels = groups.to_numpy()
-    return {
-        str(label): rates(actual[labels == label], predicted[labels == label])
-        for label in sorted(groups.unique())
-    }
-
-
-def difference(groups: dict[str, dict[str, Any]], rate: str) -> tuple[float | None, str | None]:
-    """Greatest minus least value of a rate over the groups; else None and the reason."""
-    if len(groups) < 2:
-        return None, "there is only one group"
-    for label, each in groups.items():
-        if each[rate] is None:
-            return None, f"group {label}: {each['reasons'][rate]}"
-    values = [each[rate] for each in groups.values()]
-    return max(values) - min(values), None
-
-
-def fairness(groups: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Differences between groups, unsigned and unrounded, as fractions.
-
-    Demographic parity compares selection rates, equal opportunity true positive rates (Hardt,
-    Price and Srebro 2016), equal accuracy accuracies; equalized odds is the greater of the
-    differences in true and false positive rates (same source).
-
-    Args:
-        groups: from `group_rates`.
-
-    Returns:
-        The four differences, null where undefined; `reasons` says why, by name.
-    """
-    result: dict[str, Any] = {}
-    reasons = {}
-    for name, rate in CRITERIA.items():
-        result[name], reason = difference(groups, rate)
-        if reason:
-            reasons[name] = reason
-    odds = [difference(groups, rate) for rate in ("recall", "false_positive_rate")]
-    reason = next((each for _, each in odds if each), None)
-    result[EQUALIZED_ODDS] = None if reason else max(value for value, _ in odds)
-    if reason:
-        reasons[EQUALIZED_ODDS] = reason
-    result["reasons"] = reasons
-    return result
 
 
 def read_predictions(file: Path, rows: int) -> tuple[np.ndarray, np.ndarray]:
@@ -140,8 +57,24 @@ def read_predictions(file: Path, rows: int) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         InputError: another header or number of rows, or a value out of place.
     """
-    lines = read_bytes(file).decode("utf-8", "replace").splitlines()
-    if not lines or lines[0] != "prediction,probability":
+    content = read_bytes(file)
+    if content.startswith(HEADER + b"\n") and content.count(b"\n") == rows + 1:
+        with contextlib.suppress(ValueError, OverflowError):
+            table = pd.read_csv(
+                io.BytesIO(content),
+                dtype={"prediction": np.int64, "probability": np.float64},
+                skip_blank_lines=False,
+            )
+            classes, chances = table["prediction"].to_numpy(), table["probability"].to_numpy()
+            if len(table) == rows and ((chances >= 0) & (chances <= 1)).all():
+                return classes, chances
+    return read_lines(content, file, rows)
+
+
+def read_lines(content: bytes, file: Path, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """`read_predictions` line by line, which can say what is wrong and where."""
+    lines = content.decode("utf-8", "replace").splitlines()
+    if not lines or lines[0] != HEADER.decode():
         raise InputError(f"{file}: the first line must be prediction,probability")
     if len(lines) - 1 != rows:
         raise InputError(f"{file} has {len(lines) - 1} predictions for {rows} test rows")
@@ -157,6 +90,28 @@ def read_predictions(file: Path, rows: int) -> tuple[np.ndarray, np.ndarray]:
         if not 0 <= probabilities[index] <= 1:
             raise InputError(f"{file}, line {index + 2}: {probability} is not a probability")
     return classes, probabilities
+
+
+def read_split(run: Path, name: str, training: dict[str, Any]) -> pd.DataFrame:
+    """The rows of `train_split.csv` or `test_split.csv` of a run; `name` is `train` or `test`.
+
+    Raises:
+        InputError: the file is missing, or does not have the recorded rows and columns.
+    """
+    file = run / f"{name}_split.csv"
+    # An empty field is missing, and nothing else: a group may be called NA or None.
+    table = pd.read_csv(io.BytesIO(read_bytes(file)), keep_default_na=False, na_values=[""])
+    # Of the training rows the sensitive attributes may be unknown.
+    needed = [*training["features"], training["target"]]
+    needed += training["sensitive"] if name == "test" else []
+    missing = [column for column in needed if column not in table.columns]
+    rows = training[f"{name}_rows"]
+    if missing or len(table) != rows:
+        raise InputError(
+            f"{file} has {len(table)} rows and lacks {missing}; "
+            f"training.json records {rows} rows: train again"
+        )
+    return table
 
 
 def read_run(run: Path) -> tuple[dict[str, Any], pd.DataFrame, bytes]:
@@ -180,16 +135,7 @@ def read_run(run: Path) -> tuple[dict[str, Any], pd.DataFrame, bytes]:
                 f"{run / name} is {digest(content)}, training.json records {recorded.get(key)}: "
                 "train again, the files of a run belong together"
             )
-    csv = read_bytes(run / "test_split.csv")
-    table = pd.read_csv(io.BytesIO(csv))
-    needed = [*training["features"], *training["sensitive"], training["target"]]
-    missing = [name for name in needed if name not in table.columns]
-    if missing or len(table) != training["test_rows"]:
-        raise InputError(
-            f"{run / 'test_split.csv'} has {len(table)} rows and lacks {missing}; "
-            f"training.json records {training['test_rows']} rows: train again"
-        )
-    return training, table, model
+    return training, read_split(run, "test", training), model
 
 
 def parity(
@@ -222,12 +168,15 @@ def parity(
     }
 
 
-def measure(run: Path, predictions: Path) -> tuple[dict[str, Any], dict[str, Any], bytes]:
+def measure(
+    run: Path, predictions: Path, settings: Metrics | None = None
+) -> tuple[dict[str, Any], dict[str, Any], bytes]:
     """Metrics of recorded predictions; also the training record and the model file.
 
     Raises:
         InputError: the files do not belong together; the message names the one at fault.
     """
+    settings = settings or Metrics()
     training, table, model = read_run(run)
     if len(training["classes"]) != 2:
         raise InputError(
@@ -240,24 +189,33 @@ def measure(run: Path, predictions: Path) -> tuple[dict[str, Any], dict[str, Any
     if unknown:
         raise InputError(f"{predictions} predicts {unknown}, which are not classes of the model")
     actual = table[training["target"]].to_numpy() == positive
-    predicted = classes == positive
-
-    overall = rates(actual, predicted)
-    groups = {name: group_rates(actual, predicted, table[name]) for name in training["sensitive"]}
-    gaps = {name: fairness(each) for name, each in groups.items()}
-    # The attribute with the widest gap decides; one without a figure leaves the score open.
-    worst = [each["equal_opportunity_difference"] for each in gaps.values()]
-    score = None if not worst or None in worst else 100 * max(worst)
+    sensitive = table[training["sensitive"]]
+    estimator = load_estimator(run / "model.joblib")
+    examination = Examination(settings)
+    found = examination.of(actual, classes == positive, chances, sensitive)
+    overall = found["overall"]
     metrics = {
         "model": training["model"]["sha256"],
         "rows": len(table),
         "accuracy": overall["accuracy"],
-        "fairnessScoreEqualOpportunity": score,
+        "fairnessScoreEqualOpportunity": found["fairnessScoreEqualOpportunity"],
+        "intervals": {
+            "accuracy": overall["evidence"]["accuracy"]["interval"],
+            "fairnessScoreEqualOpportunity": found["interval"],
+        },
+        "method": method(settings),
         "overall": overall,
-        "groups": groups,
-        "fairness": gaps,
+        "groups": found["groups"],
+        "fairness": found["fairness"],
+        "intersections": found["intersections"],
+        "baselines": {
+            "aware": aware(
+                estimator, training, read_split(run, "train", training), table, examination
+            )
+        },
+        "curves": drawn(actual, chances, sensitive),
         "parity": parity(
-            load_estimator(run / "model.joblib"),
+            estimator,
             table[training["features"]],
             positive,
             classes,
@@ -267,6 +225,21 @@ def measure(run: Path, predictions: Path) -> tuple[dict[str, Any], dict[str, Any
         "train": training["train"],
     }
     return metrics, training, model
+
+
+def method(settings: Metrics) -> dict[str, Any]:
+    """How the figures were come by, with everything needed to come by them again."""
+    return {
+        "confidence": CONFIDENCE,
+        "intervals": "Bayesian bootstrap of the table of outcomes",
+        "seed": settings.seed,
+        "draws": settings.draws,
+        "minimum_positives": settings.minimum_positives,
+        "minimum_negatives": settings.minimum_negatives,
+        "minimum": dict(settings.minimum),
+        "maximum": dict(settings.maximum),
+        "calibration_error": CALIBRATION,
+    }
 
 
 def shared_variables(metrics: dict[str, Any]) -> str:
@@ -284,10 +257,12 @@ def main() -> int:
     parser.add_argument("--run", type=Path, required=True, help="what ccapproval.train wrote")
     parser.add_argument("--predictions", type=Path, required=True, help="of the test rows, CSV")
     parser.add_argument("--out", type=Path, required=True, help="where to write")
+    parser.add_argument("--settings", type=Path, help="a pipeline.toml with the table [metrics]")
     arguments = parser.parse_args()
 
     def run() -> None:
-        metrics, training, model = measure(arguments.run, arguments.predictions)
+        settings = metrics_settings(read_tables(arguments.settings))
+        metrics, training, model = measure(arguments.run, arguments.predictions, settings)
         page = render(metrics, training, decode(model))
         write_atomically(arguments.out / "model_metrics.html", page)
         variables = shared_variables(metrics)
@@ -296,6 +271,12 @@ def main() -> int:
         print(variables, end="")
         counts = ", ".join(f"{name} {count}" for name, count in metrics["parity"].items())
         print(f"parity: {counts}")
+        beside = metrics["baselines"]["aware"]
+        if beside["reason"] is None and beside["fairnessScoreEqualOpportunity"] is not None:
+            print(
+                f"equal opportunity gap: {metrics['fairnessScoreEqualOpportunity']} points; of the "
+                f"baseline that sees the groups: {beside['fairnessScoreEqualOpportunity']} points"
+            )
         if metrics["fairnessScoreEqualOpportunity"] is None:
             print("the equal opportunity gap is undefined; metrics.json gives the reason")
 

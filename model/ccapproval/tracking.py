@@ -80,7 +80,7 @@ def measurements(metrics: Mapping[str, Any]) -> dict[str, float]:
         for label, rates in groups.items():
             found |= {f"test_{attribute}_{label}_{name}": rates[name] for name in RATES}
         for name, value in metrics["fairness"][attribute].items():
-            if name != "reasons":
+            if name not in ("reasons", "evidence"):
                 found[f"test_{attribute}_{name}"] = value
     return {
         plain(name): value

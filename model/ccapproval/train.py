@@ -2,8 +2,8 @@
 
     python -m ccapproval.train --notebook FILE --out DIR
 
-Writes `model.joblib`, `model.bin`, `test_split.csv` and, last, the record `training.json`. The
-same notebook, data and environment give the same bytes.
+Writes `model.joblib`, `model.bin`, `train_split.csv`, `test_split.csv` and, last, the record
+`training.json`. The same notebook, data and environment give the same bytes.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from ccapproval.common import (
     write_atomically,
 )
 from ccapproval.export import export
-from ccapproval.metrics import rates
 from ccapproval.model_file import LEAF, decode
 from ccapproval.notebook import run_train_cells
+from ccapproval.rates import rates
 
 VARIABLES = (
     "model", "X_train", "y_train", "X_test", "y_test", "sensitive_test", "DATA_FILE",
@@ -56,6 +56,7 @@ class Training:
         X_test: features of the test rows, the same columns.
         y_test: labels of the test rows.
         sensitive_test: sensitive attributes of the test rows, shape (rows, attributes).
+        sensitive_train: the same of the training rows; None where the cells do not define it.
         data_file: the data file, relative to the notebook.
         folder: the notebook's folder.
     """
@@ -68,6 +69,7 @@ class Training:
     sensitive_test: pd.DataFrame
     data_file: str
     folder: Path
+    sensitive_train: pd.DataFrame | None = None
 
     @classmethod
     def of(cls, variables: Mapping[str, Any], folder: Path) -> Training:
@@ -93,7 +95,10 @@ class Training:
                 found = type(variables[name]).__name__
                 raise InputError(f"{name} must be a pandas {kind.__name__}, not {found}")
         made = cls(
-            *(variables[name] for name in VARIABLES[:-1]), str(variables["DATA_FILE"]), folder
+            *(variables[name] for name in VARIABLES[:-1]),
+            str(variables["DATA_FILE"]),
+            folder,
+            variables.get("sensitive_train"),
         )
         made.check()
         return made
@@ -107,6 +112,16 @@ class Training:
         ):
             if not left.index.equals(right.index):
                 raise InputError(f"{name} must have the same rows in the same order")
+        seen = self.sensitive_train
+        if seen is not None and not (
+            isinstance(seen, pd.DataFrame)
+            and seen.index.equals(self.X_train.index)
+            and list(seen.columns) == list(self.sensitive_test.columns)
+        ):
+            raise InputError(
+                "sensitive_train must be a pandas DataFrame with the rows of X_train and the "
+                "columns of sensitive_test"
+            )
         if not len(self.X_train) or not len(self.X_test):
             raise InputError("there must be training rows and test rows")
         columns = list(self.X_train.columns)
@@ -159,17 +174,17 @@ def model_file(training: Training) -> bytes:
     return export(training.model, read_schema(training), about)
 
 
-def test_split(training: Training) -> bytes:
-    """The test rows as CSV: features, sensitive attributes, target.
+def split(X: pd.DataFrame, sensitive: pd.DataFrame | None, y: pd.Series, target: str) -> bytes:
+    """Rows as CSV: features, sensitive attributes, target.
 
     Floats are written in the shortest form that reads back to the same bits; a missing value
     is an empty field.
     """
-    table = training.X_test.copy()
-    for name in training.sensitive_test.columns:
+    table = X.copy()
+    for name in () if sensitive is None else sensitive.columns:
         if name not in table.columns:
-            table[name] = training.sensitive_test[name]
-    table[target_of(training)] = training.y_test
+            table[name] = sensitive[name]
+    table[target] = y
     flags = table.select_dtypes("bool").columns
     table[flags] = table[flags].astype(np.int64)
     return table.to_csv(index=False, lineterminator="\n").encode()
@@ -256,7 +271,12 @@ def train(notebook: Path, out: Path) -> dict[str, Any]:
     (out / "training.json").unlink(missing_ok=True)
     write_atomically(out / "model.joblib", pickled)
     write_atomically(out / "model.bin", model)
-    write_atomically(out / "test_split.csv", test_split(training))
+    target = content["target"]
+    for name, rows in (
+        ("train_split.csv", (training.X_train, training.sensitive_train, training.y_train)),
+        ("test_split.csv", (training.X_test, training.sensitive_test, training.y_test)),
+    ):
+        write_atomically(out / name, split(*rows, target))
     write_atomically(out / "training.json", to_json(content))
     print(f"training: accuracy on the training rows {content['train']['accuracy']:.5f}")
     print(f"training: {out / 'model.bin'}, {len(model)} bytes, sha256 {sha256_hex(model)}")

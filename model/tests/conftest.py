@@ -61,7 +61,7 @@ SMALL_CELLS = (
     "rows = data.load(DATA_FILE)\ntrain_rows, test_rows = rows[:150], rows[150:]\n"
     "X_train, y_train = train_rows[['size', 'old']], train_rows['good']\n"
     "X_test, y_test = test_rows[['size', 'old']], test_rows['good']\n"
-    "sensitive_test = test_rows[['group']]",
+    "sensitive_train, sensitive_test = train_rows[['group']], test_rows[['group']]",
     "model = DecisionTreeClassifier(max_depth=MAX_DEPTH, random_state=0).fit(X_train, y_train)",
 )
 

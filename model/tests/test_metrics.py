@@ -7,61 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import SMALL_CELLS, write_predictions
-from fairlearn import metrics as fairlearn
-from sklearn import metrics as sklearn_metrics
 
 from ccapproval import data, metrics, report, train
 from ccapproval.common import InputError
 from ccapproval.model_file import decode
-
-
-def random_table(seed, rows=500, groups=3):
-    random = np.random.default_rng(seed)
-    actual = random.random(rows) < random.uniform(0.2, 0.8)
-    predicted = np.where(random.random(rows) < 0.8, actual, random.random(rows) < 0.5)
-    return actual, predicted, pd.Series(random.integers(0, groups, rows), name="group")
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_rates_are_those_of_scikit_learn(seed):
-    actual, predicted, _ = random_table(seed)
-    found = metrics.rates(actual, predicted)
-    tn, fp, fn, tp = sklearn_metrics.confusion_matrix(actual, predicted).ravel().tolist()
-    assert [found[name] for name in ("tn", "fp", "fn", "tp")] == [tn, fp, fn, tp]
-    assert found["n"] == len(actual)
-    for name, function in (
-        ("accuracy", sklearn_metrics.accuracy_score),
-        ("precision", sklearn_metrics.precision_score),
-        ("recall", sklearn_metrics.recall_score),
-        ("f1", sklearn_metrics.f1_score),
-    ):
-        assert found[name] == pytest.approx(function(actual, predicted), rel=1e-14), name
-    assert found["false_positive_rate"] == pytest.approx(fp / (fp + tn), rel=1e-14)
-    assert found["selection_rate"] == predicted.mean()
-    assert found["reasons"] == {}
-
-
-@pytest.mark.parametrize("seed", range(20))
-@pytest.mark.parametrize("groups", [2, 3, 7])
-def test_differences_are_those_of_fairlearn(seed, groups):
-    actual, predicted, group = random_table(seed, groups=groups)
-    found = metrics.fairness(metrics.group_rates(actual, predicted, group))
-    judge = {
-        "demographic_parity_difference": fairlearn.demographic_parity_difference,
-        "equal_opportunity_difference": fairlearn.equal_opportunity_difference,
-        "equalized_odds_difference": fairlearn.equalized_odds_difference,
-    }
-    for name, function in judge.items():
-        expected = function(actual, predicted, sensitive_features=group)
-        assert found[name] == pytest.approx(expected, abs=1e-14), name
-    frame = fairlearn.MetricFrame(
-        metrics=sklearn_metrics.accuracy_score,
-        y_true=actual,
-        y_pred=predicted,
-        sensitive_features=group,
-    )
-    assert found["equal_accuracy_difference"] == pytest.approx(frame.difference(), abs=1e-14)
-    assert found["reasons"] == {}
 
 
 def array(*values):
@@ -96,7 +45,7 @@ def test_one_group_alone_has_no_gap():
     group = pd.Series([1, 1], name="group")
     found = metrics.fairness(metrics.group_rates(array(0, 1), array(0, 1), group))
     names = [name for name in found if name != "reasons"]
-    assert [found[name] for name in names] == [None] * 4
+    assert [found[name] for name in names] == [None] * 6
     assert set(found["reasons"].values()) == {"there is only one group"}
     assert set(found["reasons"]) == set(names)
 
@@ -114,11 +63,6 @@ def test_no_rows_have_no_rates():
     assert set(found["reasons"]) == {
         "accuracy", "precision", "recall", "false_positive_rate", "f1", "selection_rate",
     }  # fmt: skip
-
-
-def test_a_row_without_a_group_is_refused():
-    with pytest.raises(InputError, match="sensitive column group has empty values"):
-        metrics.group_rates(array(0, 1), array(0, 1), pd.Series([1, None], name="group"))
 
 
 def test_differences_are_not_of_rounded_numbers():
@@ -157,6 +101,16 @@ def test_the_shipped_model_is_measured(run, tmp_path, monkeypatch):
         "rows": 100_000, "class_differences": 0, "probability_differences": 0,
     }  # fmt: skip
     assert found["train"]["n"] == 400_000
+    # The two figures that are easily taken for each other, and which model each is of.
+    aware = found["baselines"]["aware"]
+    assert aware["features"] == ["Num_Children", "Income", "Own_Car", "Own_Housing", "Group"]
+    assert aware["fairnessScoreEqualOpportunity"] == pytest.approx(20.8, abs=0.7)
+    assert aware["overall"]["accuracy"] == pytest.approx(0.9479, abs=0.002)
+    low, high = found["intervals"]["fairnessScoreEqualOpportunity"]
+    assert low < found["fairnessScoreEqualOpportunity"] < high < aware["interval"][0]
+    low, high = found["intervals"]["accuracy"]
+    assert low < found["accuracy"] < high
+    assert list(found["curves"]["groups"]["Group"]) == ["0", "1"]
     lines = (tmp_path / "shared_env_variables.txt").read_text().splitlines()
     assert lines == [
         f"ACCURACY={found['accuracy']!r}",
@@ -206,6 +160,81 @@ def test_an_undefined_gap_is_null_and_not_handed_on(small, tmp_path, monkeypatch
     assert "there is only one group" in page
 
 
+def test_probabilities_are_read_to_the_last_bit(tmp_path):
+    random = np.random.default_rng(0)
+    # Every exponent, down to the least numbers that there are.
+    chances = random.integers(0, 0x3FF0000000000000, 100_000).view(np.float64)
+    lines = [f"{place % 2},{chance!r}" for place, chance in enumerate(chances.tolist())]
+    file = tmp_path / "predictions.csv"
+    file.write_text("\n".join(["prediction,probability", *lines, ""]))
+    classes, found = metrics.read_predictions(file, len(chances))
+    assert (found.view(np.int64) == chances.view(np.int64)).all()
+    assert (classes == np.arange(100_000) % 2).all()
+    by_line = metrics.read_lines(file.read_bytes(), file, len(chances))
+    assert (by_line[1].view(np.int64) == chances.view(np.int64)).all()
+
+
+def test_rows_without_a_group_are_measured(small):
+    source = small.folder / "small.csv"
+    table = pd.read_csv(source)
+    table["group"] = table["group"].map({0: "NA", 1: None})
+    table.to_csv(source, index=False)
+    data.describe(source)
+    small.cells(
+        SMALL_CELLS[0],
+        SMALL_CELLS[1],
+        SMALL_CELLS[2] + "\nrows['group'] = rows['group'].where(rows.index % 3 != 0, None)",
+        SMALL_CELLS[3],
+    )
+    out = small.folder / "out"
+    train.train(small.notebook, out)
+    write_predictions(out, out / "predictions.csv")
+    found = metrics.measure(out, out / "predictions.csv")[0]
+    assert "missing" in found["groups"]["group"]
+
+
+def without_sensitive(cell):
+    return cell.replace("sensitive_train, ", "").replace("train_rows[['group']], ", "")
+
+
+@pytest.mark.parametrize(
+    ("cells", "reason"),
+    [
+        (
+            [*SMALL_CELLS[:2], without_sensitive(SMALL_CELLS[2]), SMALL_CELLS[3]],
+            "the training rows lack group: define sensitive_train",
+        ),
+        (
+            [*SMALL_CELLS[:2], SMALL_CELLS[2].replace("'old'", "'group'"), SMALL_CELLS[3]],
+            "sees every sensitive attribute itself",
+        ),
+        (
+            [
+                *SMALL_CELLS[:3],
+                "model = DecisionTreeClassifier(max_features=2).fit(X_train, y_train)\n"
+                "model.max_features = -1",
+            ],
+            "it cannot be trained: InvalidParameterError",
+        ),
+    ],
+)
+def test_a_baseline_that_cannot_be_had_says_why(small, cells, reason):
+    small.schema(
+        [
+            {"name": "size", "type": "number"},
+            {"name": "old", "type": "flag"},
+            {"name": "group", "type": "flag"},
+        ]
+    )
+    small.cells(*cells)
+    out = small.folder / "out"
+    train.train(small.notebook, out)
+    write_predictions(out, out / "predictions.csv")
+    baseline = metrics.measure(out, out / "predictions.csv")[0]["baselines"]["aware"]
+    assert reason in baseline["reason"]
+    assert "overall" not in baseline
+
+
 @pytest.mark.parametrize(
     ("alter", "message"),
     [
@@ -238,7 +267,9 @@ def test_another_models_file_is_refused(run, trained, monkeypatch, capsys):
     assert not out.exists()
 
 
-@pytest.mark.parametrize("name", ["model.joblib", "model.bin", "training.json", "test_split.csv"])
+@pytest.mark.parametrize(
+    "name", ["model.joblib", "model.bin", "training.json", "train_split.csv", "test_split.csv"]
+)
 def test_a_missing_file_is_named(trained, name):
     (trained / name).unlink()
     with pytest.raises(InputError, match=f"cannot read .*{name}"):

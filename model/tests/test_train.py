@@ -14,7 +14,7 @@ from ccapproval.common import InputError, digest
 from ccapproval.model_file import decode
 
 SPLIT, FIT = SMALL_CELLS[2:]
-FILES = ("model.joblib", "model.bin", "test_split.csv", "training.json")
+FILES = ("model.joblib", "model.bin", "train_split.csv", "test_split.csv", "training.json")
 
 
 def test_record_names_the_files_that_lie_beside_it(run):
@@ -181,7 +181,7 @@ def test_the_command_fails_in_one_line(small):
 def test_a_failed_training_leaves_no_record_of_an_older_one(small, monkeypatch):
     out = small.folder / "out"
     train.train(small.notebook, out)
-    monkeypatch.setattr(train, "test_split", lambda training: 1 / 0)
+    monkeypatch.setattr(train, "split", lambda *rows: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train.train(small.notebook, out)
     assert not (out / "training.json").exists()

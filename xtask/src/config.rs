@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::mail;
 use crate::strategy::Rollout;
@@ -17,6 +18,9 @@ pub struct Config {
     pub inference: Inference,
     #[serde(default)]
     pub smoke_tests: Vec<SmokeTest>,
+    /// Seed and limits of the metrics; the Python package reads and checks them.
+    #[serde(default)]
+    pub metrics: Value,
     pub scan: Scan,
     #[serde(default)]
     pub policy_sets: Vec<PolicySet>,
@@ -87,7 +91,7 @@ impl Architecture {
 #[serde(deny_unknown_fields)]
 pub struct SmokeTest {
     pub name: String,
-    pub event: serde_json::Value,
+    pub event: Value,
     pub prediction: i64,
 }
 
@@ -325,9 +329,12 @@ pub enum MailTls {
 const LOG_RETENTION_DAYS: [u32; 22] =
     [1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653];
 
+/// The file's name, in the root.
+pub const FILE: &str = "pipeline.toml";
+
 /// Reads and checks pipeline.toml.
 pub fn read(root: &Path) -> Result<Config> {
-    let path = root.join("pipeline.toml");
+    let path = root.join(FILE);
     let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
     parse(&text).with_context(|| format!("understand {}", path.display()))
 }

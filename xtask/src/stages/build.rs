@@ -2,9 +2,10 @@
 //! training image built where the environment wants one.
 //!
 //! Reads the sources and the data. Writes `build.json`, beside it the model as `model.joblib` and `model.bin`, the rows
-//! that it was not trained on as `test_split.csv`, and how it was trained as `training.json`; and `bootstrap`, the program
-//! that ships, with `made.json`, which says what all of them were made from. A build that ended between making and pushing
-//! is taken up there: the same sources are not trained and compiled twice because a registry was busy.
+//! that it was trained on as `train_split.csv` and those that it was not as `test_split.csv`, and how it was trained as
+//! `training.json`; and `bootstrap`, the program that ships, with `made.json`, which says what all of them were made from. A
+//! build that ended between making and pushing is taken up there: the same sources are not trained and compiled twice because
+//! a registry was busy.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -78,7 +79,7 @@ pub struct LayerRecord {
 }
 
 /// Files that training leaves in the run's folder.
-const FILES: [&str; 4] = ["model.joblib", "model.bin", "test_split.csv", "training.json"];
+const FILES: [&str; 5] = ["model.joblib", "model.bin", "train_split.csv", "test_split.csv", "training.json"];
 /// The program that ships, in the run's folder.
 const PROGRAM: &str = "bootstrap";
 /// Says that everything was made that the image is assembled from.

@@ -18,7 +18,7 @@ use crate::process::Program;
 use crate::records::{Digests, Record, Stage};
 use crate::stages::{build, deploy, scan};
 use crate::terminal::note;
-use crate::{digest, github, image, notebook, tools, tracking};
+use crate::{config, digest, github, image, notebook, tools, tracking};
 
 /// What was measured.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -51,7 +51,10 @@ pub fn run(context: &Context) -> Result<Record<Content>> {
     let environment = &context.environment;
     let inputs = Digests::from([
         ("build.json".to_string(), context.record_digest(Stage::Build)?),
-        ("configuration".to_string(), context.configuration_digest(&(&environment.bucket, &environment.report_key))?),
+        (
+            "configuration".to_string(),
+            context.configuration_digest(&(&environment.bucket, &environment.report_key, &context.config.metrics))?,
+        ),
     ]);
     if let Some(record) = context.unchanged::<Content>(Stage::Test, &inputs) {
         context.skipped(Stage::Test);
@@ -126,6 +129,8 @@ fn measure(context: &Context, work: &Work, python: &tools::Environment, model: &
         .arg(work.folder.join("predictions.csv"))
         .arg("--out")
         .arg(&work.folder)
+        .arg("--settings")
+        .arg(context.root.join(config::FILE))
         .run(&work.log("metrics"))?;
     let path = work.folder.join("metrics.json");
     let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
@@ -182,6 +187,9 @@ fn report(record: &Record<Content>) {
         points.map_or("unknown".to_string(), |points| format!("{points:.2} points")),
         metrics["rows"]
     ));
+    if let Some(points) = metrics["baselines"]["aware"]["fairnessScoreEqualOpportunity"].as_f64() {
+        note(&format!("the baseline that sees the sensitive attributes, which does not ship: {points:.2} points"));
+    }
     note(&format!(
         "Python and Rust: {} different classes, {} different probabilities in {} rows",
         metrics["parity"]["class_differences"], metrics["parity"]["probability_differences"], metrics["parity"]["rows"]
