@@ -8,41 +8,137 @@ use super::nodes::Conversion;
 
 /// The cuts of one feature.
 pub(super) struct Cuts {
-    /// Ascending and different.
+    /// Ascending and different, followed by [`MOST_COMPARED`] infinities, which nothing is above.
     sorted: Vec<f64>,
+    /// Of each cut the least threshold that has it.
+    thresholds: Vec<f64>,
+    index: Option<Index>,
 }
 
+/// Where to look for a value: its place in a raster over the cuts says which few of them are to be compared. The raster keeps the order of
+/// values, rounding included, so that cuts before a value's square are below it and those behind are not.
+struct Index {
+    low: f64,
+    scale: f64,
+    last: f64,
+    /// Cuts in the squares before each one.
+    starts: Vec<u16>,
+    /// Most cuts in one square.
+    compared: usize,
+}
+
+/// Cuts that are compared one by one.
+const MOST_COMPARED: usize = 4;
+/// Squares of a raster: beyond, it would not stay in the processor's cache.
+const MOST_SQUARES: usize = 1 << 11;
+
 impl Cuts {
-    /// The cuts of these thresholds.
-    pub fn new(mut thresholds: Vec<f64>, conversion: Conversion) -> Cuts {
+    /// The cuts of these thresholds; none if there are too many.
+    pub fn new(mut thresholds: Vec<f64>, conversion: Conversion) -> Option<Cuts> {
         thresholds.sort_unstable_by(f64::total_cmp);
         thresholds.dedup_by(|one, other| one == other);
-        let mut sorted: Vec<f64> = thresholds.into_iter().map(|threshold| cut(threshold, conversion)).collect();
-        sorted.dedup_by(|one, other| one == other);
-        Cuts { sorted }
+        let mut pairs: Vec<(f64, f64)> =
+            thresholds.into_iter().map(|threshold| (cut(threshold, conversion), threshold)).collect();
+        pairs.dedup_by(|one, other| one.0 == other.0);
+        let (mut sorted, thresholds): (Vec<f64>, Vec<f64>) = pairs.into_iter().unzip();
+        let index =
+            if (MOST_COMPARED + 1..MOST_SQUARES * 4).contains(&sorted.len()) { Index::new(&sorted) } else { None };
+        sorted.extend([f64::INFINITY; MOST_COMPARED]);
+        (thresholds.len() < usize::from(u16::MAX)).then_some(Cuts { sorted, thresholds, index })
     }
 
     pub fn len(&self) -> usize {
-        self.sorted.len()
+        self.thresholds.len()
     }
 
     /// The cut before which a place ends; none behind the last one.
     pub fn get(&self, place: usize) -> Option<f64> {
-        self.sorted.get(place).copied()
+        self.sorted[..self.len()].get(place).copied()
     }
 
-    /// How many cuts are below a value that is not missing: without a branch, since no value is likelier than another.
+    /// The number of the cut of one of the thresholds.
+    pub fn number(&self, threshold: f64) -> usize {
+        self.thresholds.partition_point(|known| *known <= threshold).saturating_sub(1)
+    }
+
+    /// How many cuts are below a value that is not missing.
     pub fn place(&self, value: f64) -> usize {
-        if self.sorted.len() <= 4 {
-            return self.sorted.iter().map(|cut| usize::from(*cut < value)).sum();
+        usize::from(self.places(&[value])[0])
+    }
+
+    /// How many cuts are below each value that is not missing: without a branch on values, since none is likelier than another, and for
+    /// several of them at once, since none waits for another.
+    #[inline]
+    pub fn places<const N: usize>(&self, values: &[f64; N]) -> [u16; N] {
+        let mut places = [0; N];
+        let mut compared = self.len();
+        if let Some(index) = &self.index {
+            places = values.map(|value| index.start(value));
+            compared = index.compared;
+        } else if compared > MOST_COMPARED {
+            return values.map(|value| self.search(value));
         }
-        let (mut base, mut size) = (0, self.sorted.len());
+        let starts = places;
+        for number in 0..compared {
+            for ((place, start), value) in places.iter_mut().zip(starts).zip(values) {
+                *place += u16::from(self.sorted[usize::from(start) + number] < *value);
+            }
+        }
+        places
+    }
+
+    fn search(&self, value: f64) -> u16 {
+        let (mut base, mut size) = (0, self.len());
         while size > 1 {
             let half = size / 2;
             base += usize::from(self.sorted[base + half - 1] < value) * half;
             size -= half;
         }
-        base + usize::from(self.sorted[base] < value)
+        (base + usize::from(self.sorted[base] < value)) as u16
+    }
+}
+
+impl Index {
+    /// The coarsest raster with at most two cuts a square, or the finest one; none where that has too many to compare.
+    fn new(sorted: &[f64]) -> Option<Index> {
+        let (low, high) = (*sorted.first()?, *sorted.last()?);
+        let mut squares = sorted.len().next_power_of_two();
+        loop {
+            let last = (squares - 1) as f64;
+            let mut index = Index { low, scale: last / (high - low), last, starts: vec![0; squares], compared: 0 };
+            if !(low.is_finite() && high.is_finite() && index.scale.is_normal()) {
+                return None;
+            }
+            for cut in sorted {
+                let square = index.square(*cut);
+                index.starts[square] += 1;
+            }
+            index.compared = index.starts.iter().copied().max().map_or(0, usize::from);
+            let finest = squares * 2 > MOST_SQUARES;
+            if index.compared <= 2 || (finest && index.compared <= MOST_COMPARED) {
+                let mut before = 0;
+                for start in &mut index.starts {
+                    (*start, before) = (before, before + *start);
+                }
+                return Some(index);
+            }
+            if finest {
+                return None;
+            }
+            squares *= 2;
+        }
+    }
+
+    #[inline(always)]
+    fn square(&self, value: f64) -> usize {
+        let place = ((value - self.low) * self.scale).max(0.0).min(self.last);
+        // SAFETY: it is no NaN, since `max` prefers a number, and lies between 0 and `last`, which is below MOST_SQUARES.
+        unsafe { place.to_int_unchecked::<i32>() as usize }
+    }
+
+    #[inline(always)]
+    fn start(&self, value: f64) -> u16 {
+        self.starts[self.square(value)]
     }
 }
 
@@ -116,9 +212,9 @@ mod tests {
     #[test]
     fn a_place_counts_the_cuts_below() {
         for count in 0..40 {
-            let cuts = Cuts::new((0..count).map(|index| f64::from(index % 30)).collect(), Conversion::Double);
+            let cuts = Cuts::new((0..count).map(|index| f64::from(index % 30)).collect(), Conversion::Double).unwrap();
             for value in [-1.0, -0.0, 0.0, 0.5, 3.0, 3.5, 7.0, 28.0, 29.0, 29.5, f64::INFINITY, f64::NEG_INFINITY] {
-                let expected = cuts.sorted.iter().filter(|cut| **cut < value).count();
+                let expected = (0..cuts.len()).filter(|place| cuts.get(*place) < Some(value)).count();
                 assert_eq!(cuts.place(value), expected, "{value} among {count}");
             }
         }

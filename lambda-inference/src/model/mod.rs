@@ -11,12 +11,15 @@ use std::sync::{Arc, OnceLock};
 use serde::de::IgnoredAny;
 use sha2::{Digest, Sha256};
 
+mod blend;
 mod bytes;
 mod cuts;
 mod fast;
 mod frame;
+mod leaves;
 mod links;
 mod nodes;
+mod ranks;
 mod steps;
 mod sums;
 mod table;

@@ -72,6 +72,14 @@ impl Node {
         self.flags & (LEAF | CATEGORIES | ZERO_IS_MISSING) == 0
     }
 
+    pub fn has_categories(self) -> bool {
+        self.flags & CATEGORIES != 0
+    }
+
+    pub fn zero_is_missing(self) -> bool {
+        self.flags & ZERO_IS_MISSING != 0
+    }
+
     pub fn missing_goes_left(self) -> bool {
         self.flags & MISSING_GOES_LEFT != 0
     }

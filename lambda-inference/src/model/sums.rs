@@ -1,7 +1,10 @@
 //! The steps of the kind `trees`: adding up the leaves that rows reach, by the quickest way that there is for them.
 
+use super::blend::{Blend, Lane, Work};
 use super::fast::{Fast, Lanes};
+use super::leaves::{Leaves, Sum};
 use super::nodes::{Conversion, Node};
+use super::ranks::Ranks;
 use super::steps::{CONVERSION, Kind, Parts, SINGLE_SUM, SINGLE_VALUES, Step};
 
 /// What one scorer keeps for a step from row to row.
@@ -12,11 +15,33 @@ pub(super) struct Memory {
     double: Vec<f64>,
     single_lanes: Lanes<f32>,
     double_lanes: Lanes<f64>,
+    bytes: Work<i8, BYTES>,
+    words: Work<i16, WORDS>,
 }
+
+/// Rows of a block as bytes or words: twice what the widest processors compare at once.
+const BYTES: usize = 128;
+const WORDS: usize = 64;
+/// Most splits, for each that a walk passes, that are asked all at once.
+const SPLITS_AS_BYTES: usize = 32;
+const SPLITS_AS_WORDS: usize = 8;
 
 /// Quicker ways to the sums than the plain walk, as far as the step's trees have them.
 pub(super) struct Ways {
     walk: Option<Fast>,
+    ranked: Option<Ranked>,
+}
+
+/// Trees over ranks.
+struct Ranked {
+    ranks: Ranks,
+    leaves: Leaves,
+    blend: Choices,
+}
+
+enum Choices {
+    Bytes(Blend<i8, BYTES>),
+    Words(Blend<i16, WORDS>),
 }
 
 impl Step {
@@ -24,7 +49,7 @@ impl Step {
     /// visits their nodes.
     pub fn prepare(&self, parts: Parts<'_>, rows: u64) {
         if self.kind == Kind::Trees && rows * self.trees.len() as u64 >= self.nodes.len() as u64 {
-            self.ways.get_or_init(|| Ways { walk: self.walk(parts) });
+            self.ways.get_or_init(|| Ways { walk: self.walk(parts), ranked: self.ranked(parts) });
         }
     }
 
@@ -38,6 +63,24 @@ impl Step {
         let together: u64 = trees.iter().map(|tree| u64::from(tree.depth)).sum();
         let worth = if trees.len() > 1 { together <= 6 * alone } else { (5..=6 * alone).contains(&together) };
         if worth { Fast::new(self.conversion(), trees, parts.nodes, self.nodes.end) } else { None }
+    }
+
+    fn ranked(&self, parts: Parts<'_>) -> Option<Ranked> {
+        let (trees, nodes, outputs) = (&parts.trees[self.trees.clone()], self.nodes(parts), self.output.len());
+        let rows = &parts.numbers[self.numbers.clone()][outputs..];
+        let rows = (self.argument & SINGLE_VALUES == 0).then_some(rows);
+        let ranks = Ranks::new(nodes, self.input.len(), self.conversion())?;
+        let leaves = Leaves::new(trees, nodes, self.nodes.start, outputs, rows);
+        // What a walk passes is the trees' depths; asking splits costs the less the more there are in a register.
+        let (splits, depth) = (nodes.len() / 2, trees.iter().map(|tree| tree.depth as usize).sum::<usize>());
+        let blend = match Blend::new(trees, parts.nodes, &ranks, &leaves) {
+            Some(bytes) if splits <= SPLITS_AS_BYTES * depth => Choices::Bytes(bytes),
+            None if splits <= SPLITS_AS_WORDS * depth => {
+                Choices::Words(Blend::new(trees, parts.nodes, &ranks, &leaves)?)
+            }
+            _ => return None,
+        };
+        Some(Ranked { ranks, leaves, blend })
     }
 
     /// The nodes of the step's trees.
@@ -80,6 +123,25 @@ impl Step {
     /// The same for a block of rows.
     pub fn sum_block(&self, parts: Parts<'_>, slots: &mut [f64], stride: usize, memory: &mut Memory) {
         let (width, outputs, conversion) = (self.input.len(), self.output.len(), self.conversion());
+        // Few rows would leave most of a register empty.
+        let many = slots.len() / stride >= BYTES / 4;
+        if let Some(ranked) = self.ways.get().and_then(|ways| ways.ranked.as_ref()).filter(|_| many) {
+            let single = self.argument & SINGLE_VALUES != 0 && self.argument & SINGLE_SUM != 0;
+            return match (&ranked.blend, single) {
+                (Choices::Bytes(blend), false) => {
+                    self.blend::<_, f64, _>(parts, ranked, blend, slots, stride, &mut memory.bytes)
+                }
+                (Choices::Bytes(blend), true) => {
+                    self.blend::<_, f32, _>(parts, ranked, blend, slots, stride, &mut memory.bytes)
+                }
+                (Choices::Words(blend), false) => {
+                    self.blend::<_, f64, _>(parts, ranked, blend, slots, stride, &mut memory.words)
+                }
+                (Choices::Words(blend), true) => {
+                    self.blend::<_, f32, _>(parts, ranked, blend, slots, stride, &mut memory.words)
+                }
+            };
+        }
         let Some(fast) = self.ways.get().and_then(|ways| ways.walk.as_ref()) else {
             for slots in slots.chunks_exact_mut(stride) {
                 let (written, rest) = slots.split_at_mut(self.output.start);
@@ -105,6 +167,30 @@ impl Step {
         match fast {
             Fast::Single(walk) => walk.block(&memory.single, width, &mut memory.single_lanes, add),
             Fast::Double(walk) => walk.block(&memory.double, width, &mut memory.double_lanes, add),
+        }
+    }
+
+    /// The same by asking every split of all rows.
+    fn blend<T: Lane, S: Sum, const N: usize>(
+        &self,
+        parts: Parts<'_>,
+        ranked: &Ranked,
+        blend: &Blend<T, N>,
+        slots: &mut [f64],
+        stride: usize,
+        work: &mut Work<T, N>,
+    ) {
+        let base = &parts.numbers[self.numbers.clone()][..self.output.len()];
+        let mut sums = vec![[S::default(); N]; base.len()];
+        for slots in slots.chunks_mut(stride * N) {
+            let count = slots.len() / stride;
+            let value = |row: usize, feature: usize| slots[row * stride + self.input.start + feature];
+            blend.fill(&ranked.ranks, count, value, work);
+            sums.iter_mut().zip(base).for_each(|(sums, base)| *sums = [S::from_double(*base); N]);
+            blend.add(&ranked.leaves, work, &mut sums);
+            for (row, slots) in slots.chunks_exact_mut(stride).enumerate() {
+                slots[self.output.clone()].iter_mut().zip(&sums).for_each(|(out, sums)| *out = sums[row].to_double());
+            }
         }
     }
 

@@ -80,7 +80,7 @@ impl Cells {
         let asked = questions.into_iter().enumerate().filter(|(_, questions)| questions.asked);
         let (mut axes, mut count) = (Vec::new(), 1_usize);
         for (feature, questions) in asked {
-            let cuts = Cuts::new(questions.thresholds, questions.conversion.unwrap_or(Conversion::Double));
+            let cuts = Cuts::new(questions.thresholds, questions.conversion.unwrap_or(Conversion::Double))?;
             let limit = match questions.refused {
                 refused if refused & REFUSE_BEYOND_SINGLE != 0 => MOST_SINGLE,
                 refused if refused & REFUSE_INFINITE != 0 => f64::MAX,
@@ -203,7 +203,7 @@ mod tests {
     fn a_cell_holds_what_lies_in_it() {
         for missing in [false, true] {
             for limit in [2.0, MOST_SINGLE, f64::INFINITY] {
-                let cuts = Cuts::new(vec![-1.0, 0.0, 1.5], Conversion::Double);
+                let cuts = Cuts::new(vec![-1.0, 0.0, 1.5], Conversion::Double).unwrap();
                 let axis = Axis { feature: 0, cuts, limit, missing, stride: 1 };
                 for cell in 0..axis.cells() {
                     assert_eq!(axis.cell(axis.inside(cell)), Some(cell));
