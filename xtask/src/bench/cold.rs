@@ -1,8 +1,9 @@
 //! From a process's start to its first answer, and what it takes once it runs: the predictor that ships beside a Python
-//! handler in the usual style, and beside a program that does nothing.
+//! handler in the usual style, beside an empty handler of AWS's Rust runtime, and beside a program that does nothing.
 //!
-//! Both functions speak to a stand-in Runtime API on loopback, are fed the first smoke test of pipeline.toml, and must
-//! answer it with the prediction that stands there. The page cache is warm: the first run of each is not counted.
+//! All functions speak to a stand-in Runtime API on loopback, are fed the first smoke test of pipeline.toml, and must, but for the
+//! empty one, answer it with the prediction that stands there. The page cache is warm: the first run of each is not counted. What is
+//! compared closely runs in turns, so that whatever else the machine does meets all of it.
 //!
 //! On a busy machine the clock is not fair: a start of a millisecond fits between two turns of the scheduler, a start of
 //! half a second is interrupted many times, and the ratio flatters us. So the time that each had a processor is measured
@@ -23,7 +24,7 @@ use crate::config::{self, SmokeTest};
 use crate::process::{Program, tail};
 use crate::stages::build;
 use crate::terminal::{note, warning};
-use crate::{paths, tools};
+use crate::{image, paths, tools};
 
 /// The uv project with the Python handler.
 pub(super) const PEER_PROJECT: &str = "tests/bench";
@@ -31,8 +32,14 @@ pub(super) const PEER_PROJECT: &str = "tests/bench";
 pub(super) const HANDLER: &str = "handler.py";
 
 const PEER: &str = "Python handler";
+const RUNTIME: &str = "empty lambda_runtime handler";
+const NOTHING: &str = "empty static program";
+/// Trains the model of 300 trees, with the environment of model/.
+const BOOSTED: &str = "boosted.py";
 /// Counted starts, and counted invocations of one process.
-const OURS: Counts = Counts { starts: 100, invocations: 2_000 };
+const OURS: Counts = Counts { starts: 200, invocations: 1_000 };
+/// Processes of ours that are invoked, in turns with the empty handler's.
+const WARM_ROUNDS: usize = 5;
 const PEERS: Counts = Counts { starts: 8, invocations: 500 };
 /// Share of a start spent waiting for a processor, in percent, above which the clock's figures are not to be trusted.
 const GREATEST_WAIT: f64 = 5.0;
@@ -58,47 +65,60 @@ pub(super) fn measure(root: &Path) -> Result<Vec<Figure>> {
         }
     }
     let folder = tempfile::tempdir().context("make a folder for what is measured")?;
-    let ours = Function {
-        name: "the predictor",
-        program: build::compile_bootstrap(root)?,
-        arguments: Vec::new(),
-        folder: folder.path().to_path_buf(),
-        model,
-        log: folder.path().join("predictor.log"),
-    };
-    let peer = python_handler(root, folder.path(), peer_model)?;
+    let program = build::compile_bootstrap(root)?;
+    let [handler, runtime] = build::compile_examples(root, ["handler", "empty_handler"])?;
+    let boosted = train_boosted(root, &config.model.directory, folder.path())?;
+    let ours = rust_function("predictor", &program, folder.path(), &model, Some(test.prediction))?;
+    let large = rust_function("predictor-of-300-trees", &program, folder.path(), &boosted, Some(test.prediction))?;
+    let runtime = rust_function("empty-handler", &runtime, folder.path(), &model, None)?;
+    let peer = python_handler(root, folder.path(), peer_model, test.prediction)?;
     let empty = compile_empty_program(folder.path())?;
 
-    note(&format!("starting the predictor and an empty program {} times", OURS.starts));
-    let mut cold = Vec::new();
-    let mut nothing = Vec::new();
-    // In turns, so that whatever else the machine does meets both.
+    note(&format!("starting the predictor with both models and an empty program {} times", OURS.starts));
+    let (mut cold, mut large_cold, mut nothing) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..=OURS.starts {
         cold.push(ours.invoke(test, 1)?);
         nothing.push(milliseconds(start_to_exit(&empty)?));
+        large_cold.push(large.invoke(test, 1)?);
     }
     note(&format!("starting the Python handler {} times", PEERS.starts));
     let mut peer_cold = Vec::new();
     for _ in 0..=PEERS.starts {
         peer_cold.push(peer.invoke(test, 1)?);
     }
-    let (cold, nothing, peer_cold) = (Starts::of(&cold[1..]), &nothing[1..], Starts::of(&peer_cold[1..]));
-    note(&format!("invoking them {} and {} times", OURS.invocations, PEERS.invocations));
-    let warm = ours.invoke(test, 1 + OURS.invocations)?;
+    let large_peak = large_cold.iter().filter_map(|outcome| outcome.peak).max();
+    let (cold, large_cold) = (Starts::of(&cold[1..]), Starts::of(&large_cold[1..]));
+    let (nothing, peer_cold) = (&nothing[1..], Starts::of(&peer_cold[1..]));
+    note(&format!("invoking them {} and {} times", WARM_ROUNDS * OURS.invocations, PEERS.invocations));
+    let (mut round_trips, mut runtime_round_trips, mut peak_of_ours) = (Vec::new(), Vec::new(), None);
+    for _ in 0..WARM_ROUNDS {
+        let warm = ours.invoke(test, 1 + OURS.invocations)?;
+        round_trips.extend(warm.round_trips);
+        peak_of_ours = peak_of_ours.max(warm.peak);
+        runtime_round_trips.extend(runtime.invoke(test, 1 + OURS.invocations)?.round_trips);
+    }
     let peer_warm = peer.invoke(test, 1 + PEERS.invocations)?;
+    let own = own_time(&handler, &model, test, folder.path())?;
 
     let (typical, empty_typical) = (median(&cold.clock)?, median(nothing)?);
+    let (least, empty_least) = (minimum(&cold.clock)?, minimum(nothing)?);
+    let round_trip = median(&round_trips)?;
     let mut figures = vec![
         Figure::new("cold start, median", typical, "ms").beside(PEER, median(&peer_cold.clock)?),
-        Figure::new("cold start, minimum", minimum(&cold.clock)?, "ms").beside(PEER, minimum(&peer_cold.clock)?),
-        Figure::new("cold start, median", typical, "ms").beside("empty static program", empty_typical),
+        Figure::new("cold start, minimum", least, "ms").beside(PEER, minimum(&peer_cold.clock)?),
+        Figure::new("cold start, median", typical, "ms").beside(NOTHING, empty_typical),
+        Figure::new("cold start, minimum", least, "ms").beside(NOTHING, empty_least),
         Figure::new("cold start above the empty program", typical - empty_typical, "ms"),
-        Figure::new("warm round trip, median", median(&warm.round_trips)?, "µs")
-            .beside(PEER, median(&peer_warm.round_trips)?),
+        Figure::new("cold start, 300 trees above the one, median", median(&large_cold.clock)? - typical, "ms"),
+        Figure::new("cold start, 300 trees above the one, minimum", minimum(&large_cold.clock)? - least, "ms"),
+        Figure::new("warm round trip, median", round_trip, "µs").beside(PEER, median(&peer_warm.round_trips)?),
+        Figure::new("warm round trip, median", round_trip, "µs").beside(RUNTIME, median(&runtime_round_trips)?),
+        Figure::new("handler's own time, median", own, "µs"),
     ];
-    if let (Some(peak), Some(peer_peak)) = (warm.peak, peer_warm.peak) {
+    if let (Some(peak), Some(peer_peak)) = (peak_of_ours, peer_warm.peak) {
         figures.push(Figure::new("peak memory", peak as f64, "kB").beside(PEER, peer_peak as f64));
     }
+    figures.extend(large_peak.map(|peak| Figure::new("peak memory, 300 trees", peak as f64, "kB")));
     if cold.ran.is_empty() || peer_cold.ran.is_empty() {
         warning(
             "this system does not tell how long a process waited for a processor: the clock's figures are unchecked",
@@ -143,8 +163,56 @@ impl Starts {
     }
 }
 
+/// The microseconds in which the handler answers the event, without anything that is sent or received.
+fn own_time(program: &Path, model: &Path, test: &SmokeTest, folder: &Path) -> Result<f64> {
+    let log = folder.join("handler.json");
+    let program = Program::new("measure the handler", program, folder).arg(model).arg(test.event.to_string());
+    program.limit(LIMIT).run(&log)?;
+    let text = fs::read_to_string(&log).with_context(|| format!("read {}", log.display()))?;
+    let measured: Value = serde_json::from_str(&text).context("understand the measurement")?;
+    let prediction = prediction_of(measured["answer"].to_string().as_bytes())?;
+    if prediction != test.prediction {
+        bail!("the handler predicts {prediction} for {}, expected {}", test.event, test.prediction);
+    }
+    Ok(measured["median"].as_f64().context("the measurement has no median")? / 1e3)
+}
+
+/// The model of 300 trees.
+fn train_boosted(root: &Path, project: &Path, folder: &Path) -> Result<PathBuf> {
+    let environment = tools::python_environment(root, project)?;
+    let model = folder.join("boosted.bin");
+    Program::new("train the model of 300 trees", &environment.python, folder)
+        .arg(root.join(PEER_PROJECT).join(BOOSTED))
+        .arg(paths::latest(root).join("test_split.csv"))
+        .arg(&model)
+        .env("PYTHONPATH", root.join(project))
+        .env("PYTHONPYCACHEPREFIX", &environment.bytecode)
+        .run(&folder.join("boosted.log"))?;
+    Ok(model)
+}
+
+/// A Rust function, laid out as in the image: the model and its digest beside the program.
+fn rust_function(
+    name: &'static str,
+    program: &Path,
+    folder: &Path,
+    model: &Path,
+    prediction: Option<i64>,
+) -> Result<Function> {
+    let task = folder.join(name);
+    fs::create_dir(&task).with_context(|| format!("make {}", task.display()))?;
+    let bytes = fs::read(model).with_context(|| format!("read {}", model.display()))?;
+    let placed = task.join("bootstrap");
+    fs::copy(program, &placed).with_context(|| format!("copy {}", program.display()))?;
+    let model = task.join("model.bin");
+    fs::write(task.join("model.bin.sha256"), image::digest_file(&bytes)).context("write the model's digest")?;
+    fs::write(&model, bytes).context("write the model")?;
+    let log = folder.join(format!("{name}.log"));
+    Ok(Function { name, program: placed, arguments: Vec::new(), folder: task, model, prediction, log })
+}
+
 /// The peer, laid out as Lambda does it: handler and model in the task's folder, packages beside the interpreter.
-fn python_handler(root: &Path, folder: &Path, model: PathBuf) -> Result<Function> {
+fn python_handler(root: &Path, folder: &Path, model: PathBuf, prediction: i64) -> Result<Function> {
     let environment = tools::python_environment(root, Path::new(PEER_PROJECT))?;
     let task = folder.join("task");
     fs::create_dir(&task).with_context(|| format!("make {}", task.display()))?;
@@ -158,6 +226,7 @@ fn python_handler(root: &Path, folder: &Path, model: PathBuf) -> Result<Function
         arguments: ["-m", "awslambdaric", "handler.handler"].map(OsString::from).to_vec(),
         model: task.join("model.joblib"),
         folder: task,
+        prediction: Some(prediction),
         log: folder.join("handler.log"),
     })
 }
@@ -169,6 +238,8 @@ struct Function {
     arguments: Vec<OsString>,
     folder: PathBuf,
     model: PathBuf,
+    /// What it must predict, if it predicts.
+    prediction: Option<i64>,
     /// What the newest process printed.
     log: PathBuf,
 }
@@ -234,10 +305,10 @@ impl Function {
         let peak = fs::read_to_string(format!("/proc/{}/status", process.0.id())).ok().as_deref().and_then(peak);
         let turns = Turns::of_process(process.0.id());
         drop(process);
-        for answer in &answers {
+        for (answer, expected) in answers.iter().zip(self.prediction.iter().cycle()) {
             let prediction = prediction_of(&answer.body)?;
-            if prediction != test.prediction {
-                bail!("it predicts {prediction} for {}, expected {}", test.event, test.prediction);
+            if prediction != *expected {
+                bail!("it predicts {prediction} for {}, expected {expected}", test.event);
             }
         }
         let Some((first, others)) = answers.split_first() else { bail!("no event was answered") };
@@ -394,6 +465,7 @@ mod tests {
             arguments: ["-c", "echo because; exit 7"].map(OsString::from).to_vec(),
             folder: folder.path().to_path_buf(),
             model: PathBuf::new(),
+            prediction: None,
             log: folder.path().join("log"),
         };
         let test = SmokeTest { name: "test".into(), event: Value::Null, prediction: 1 };

@@ -286,8 +286,14 @@ pub struct Programs {
     pub score: PathBuf,
 }
 
-/// Compiles the predictor as a static program, the same bytes for the same sources wherever they lie.
+/// Compiles the predictor as static programs, the same bytes for the same sources wherever they lie.
 pub fn compile(root: &Path, inference: &Inference, log: &Path) -> Result<Programs> {
+    let programs = compile_targets(root, inference, &["--bins"], log)?;
+    Ok(Programs { bootstrap: programs.join("bootstrap"), score: programs.join("score") })
+}
+
+/// Compiles some of the package's programs; gives the folder that they are in.
+fn compile_targets(root: &Path, inference: &Inference, targets: &[&str], log: &Path) -> Result<PathBuf> {
     let target = inference.architecture.rust_target();
     let package = &inference.package;
     let folder = paths::cargo_target(root).join("predictor");
@@ -305,7 +311,8 @@ pub fn compile(root: &Path, inference: &Inference, log: &Path) -> Result<Program
         flags.push(format!("--remap-path-prefix={}=/cargo", home.display()));
     }
     Program::new("compile the predictor", "cargo", root)
-        .args(["build", "--locked", "--profile", "lambda", "--package", package, "--bins", "--target", target])
+        .args(["build", "--locked", "--profile", "lambda", "--package", package, "--target", target])
+        .args(targets.iter().copied())
         .arg("--target-dir")
         .arg(&folder)
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
@@ -313,8 +320,7 @@ pub fn compile(root: &Path, inference: &Inference, log: &Path) -> Result<Program
         .env_remove("RUSTFLAGS")
         .run(log)
         .with_context(|| format!("compile for {target}: `rustup target add {target}` installs the target"))?;
-    let programs = folder.join(target).join("lambda");
-    Ok(Programs { bootstrap: programs.join("bootstrap"), score: programs.join("score") })
+    Ok(folder.join(target).join("lambda"))
 }
 
 /// Pushes the image under the run's tag.
@@ -385,4 +391,13 @@ fn set_outputs(record: &Record<Content>) -> Result<()> {
 pub fn compile_bootstrap(root: &Path) -> Result<PathBuf> {
     let config = crate::config::read(root)?;
     Ok(compile(root, &config.inference, &paths::tools(root).join("compile.log"))?.bootstrap)
+}
+
+/// Examples of the predictor's package, compiled in the same way.
+pub fn compile_examples<const COUNT: usize>(root: &Path, names: [&str; COUNT]) -> Result<[PathBuf; COUNT]> {
+    let config = crate::config::read(root)?;
+    let targets: Vec<_> = names.iter().flat_map(|name| ["--example", *name]).collect();
+    let log = paths::tools(root).join("compile-examples.log");
+    let folder = compile_targets(root, &config.inference, &targets, &log)?.join("examples");
+    Ok(names.map(|name| folder.join(name)))
 }
