@@ -34,18 +34,48 @@ threshold_message := message if {
 	)
 }
 
+# METADATA
+# title: Thresholds are numbers
+# custom:
+#   id: model.thresholds
 deny contains "The thresholds are not numbers" if not thresholds_proven
 
+# METADATA
+# title: Accuracy reaches its threshold
+# description: The share of right predictions on the test split, a number from the threshold to 1.
+# custom:
+#   id: model.accuracy
 deny contains threshold_message if not accuracy_proven
 
+# METADATA
+# title: Fairness difference stays below its threshold
+# description: The equal opportunity difference in percentage points, a number from 0 to the threshold.
+# custom:
+#   id: model.fairness
 deny contains threshold_message if not fairness_proven
 
+# METADATA
+# title: Metrics say how many rows they rest on
+# custom:
+#   id: model.rows
 deny contains "The metrics do not say how many rows they were measured on" if not rows_proven
 
+# METADATA
+# title: Python and Rust give the same answers
+# custom:
+#   id: model.parity
 deny contains "Python and the deployed program were not shown to give the same answers" if not parity_proven
 
+# METADATA
+# title: The notebook's tests all ran and passed
+# custom:
+#   id: model.tests
 deny contains "The tests of the notebook did not all run and pass" if not tests_proven
 
+# METADATA
+# title: Metrics are those of the model in the image
+# custom:
+#   id: model.identity
 deny contains "The metrics belong to another model than the image" if not model_proven
 
 # A threshold that is a string would be above every figure.

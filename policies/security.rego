@@ -33,63 +33,115 @@ allow if {
 	no_python_package_vulnerable
 }
 
+# METADATA
+# title: The cloud is a known one
+# custom:
+#   id: security.cloud
 deny contains "The cloud that the image ships to is not known" if not known_cloud
 
+# METADATA
+# title: The scan is of the image that ships
+# custom:
+#   id: security.identity
 deny contains "The scan belongs to another image than the one that ships" if not scan_of_this_image
 
+# METADATA
+# title: The registry has scanned the image, or cannot
+# custom:
+#   id: security.image-scan
 deny contains message if {
 	not image_scan_answered
 	message := sprintf("The image scan has no usable result: status %v", [image_status])
 }
 
+# METADATA
+# title: The image has no finding that blocks
+# custom:
+#   id: security.image-findings
 deny contains message if {
 	some severity, findings in blocking_findings
 	message := sprintf("The image has findings of severity %v: %v", [severity, findings])
 }
 
+# METADATA
+# title: The crates in the program were looked up
+# custom:
+#   id: security.crates-scan
 deny contains message if {
 	not crates_scan_accepted
 	message := sprintf("The scan of the crates is not finished: status %v", [crates_status])
 }
 
+# METADATA
+# title: No crate in the program is known to be vulnerable
+# custom:
+#   id: security.crates-vulnerable
 deny contains message if {
 	not no_crate_vulnerable
 	message := sprintf("The crates in the program are not free of known vulnerabilities: %v", [vulnerabilities])
 }
 
+# METADATA
+# title: The training image is there where it is required
+# custom:
+#   id: security.training-image
 deny contains message if {
 	training_image_missing
 	message := sprintf("The training image is required and was not built: %v", [training_image_reason])
 }
 
+# METADATA
+# title: The training image was scanned
+# custom:
+#   id: security.training-image-scan
 deny contains message if {
 	not training_image_accepted
 	not training_image_missing
 	message := sprintf("The scan of the training image has no usable result: status %v", [training_image_status])
 }
 
+# METADATA
+# title: The Python packages were looked up
+# custom:
+#   id: security.python-scan
 deny contains message if {
 	not python_scan_accepted
 	message := sprintf("The scan of the Python packages is not finished: status %v", [python_status])
 }
 
+# METADATA
+# title: No Python package is known to be vulnerable
+# custom:
+#   id: security.python-vulnerable
 deny contains message if {
 	not no_python_package_vulnerable
 	message := sprintf("The Python packages are not free of known vulnerabilities: %v", [python_vulnerabilities])
 }
 
 # Crates that are no longer maintained or were withdrawn: to be known, not to be stopped for.
+# METADATA
+# title: No crate carries a warning
+# custom:
+#   id: security.crates-notices
 warn contains message if {
 	crates_finished
 	input.scan.crates.warnings > 0
 	message := sprintf("Crates in the program carry a warning: %v", [input.scan.crates.warnings])
 }
 
+# METADATA
+# title: The crates could be looked up
+# custom:
+#   id: security.crates-unscanned
 warn contains message if {
 	crates_excused
 	message := sprintf("The crates in the program were not scanned: %v", [input.scan.crates.reason])
 }
 
+# METADATA
+# title: The training image has no serious finding
+# custom:
+#   id: security.training-image-findings
 warn contains message if {
 	training_image_scanned
 	some severity in blocking_severities
@@ -98,17 +150,29 @@ warn contains message if {
 	message := sprintf("The training image has findings of severity %v: %v", [severity, findings])
 }
 
+# METADATA
+# title: The training image could be scanned
+# custom:
+#   id: security.training-image-unscanned
 warn contains message if {
 	training_image_excused
 	message := sprintf("The training image was not scanned: status %v", [training_image_status])
 }
 
+# METADATA
+# title: No Python package carries a warning
+# custom:
+#   id: security.python-notices
 warn contains message if {
 	python_finished
 	input.scan.python.warnings > 0
 	message := sprintf("Python packages carry a warning: %v", [input.scan.python.warnings])
 }
 
+# METADATA
+# title: The Python packages could be looked up
+# custom:
+#   id: security.python-unscanned
 warn contains message if {
 	python_excused
 	message := sprintf("The Python packages were not scanned: %v", [input.scan.python.reason])

@@ -14,6 +14,10 @@ allow if {
 		with main.maximum_fairness_difference as 19
 }
 
+# METADATA
+# title: The model policy holds with tighter thresholds
+# custom:
+#   id: strict.model
 deny contains message if {
 	some message in main.deny with main.minimum_accuracy as 0.95
 		with main.maximum_fairness_difference as 19

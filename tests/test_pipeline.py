@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from email import message_from_bytes
+from xml.etree import ElementTree
 
 import pytest
 import requests
@@ -283,6 +284,79 @@ def test_no_policy_set_is_nothing_checked(clone):
     with clone.holding(path):
         path.write_text(re.sub(r"\[\[policy_sets\]\].*?(?=\n\[monitor\])", "", path.read_text(), flags=re.S))
         assert "names no policy set" in clone.xtask("gate", expect=4).err
+
+
+WAIVER = """
+[[waivers]]
+id = "{id}"
+owner = "ann@example.com"
+reason = "agreed until the next model"
+expires = "{expires}"
+"""
+
+
+def with_waiver(clone, id="model.accuracy", expires="2999-12-31"):
+    return clone.edited("pipeline.toml", "\n[monitor]", WAIVER.format(id=id, expires=expires) + "\n[monitor]")
+
+
+def test_waived_denial_passes_and_is_shown_with_its_owner(clone):
+    with clone.edited("policies/model.rego", GATE_LIMIT, STRICT_LIMIT):
+        with with_waiver(clone):
+            waived = clone.xtask("gate")
+            assert "waived by ann@example.com until 2999-12-31 (agreed until the next model): model.accuracy" in waived.err
+            assert "waived   model.accuracy" in waived.out
+            record = clone.record("gate")
+            (rule,) = (rule for rule in record["outcomes"][0]["rules"] if rule["id"] == "model.accuracy")
+            assert rule["messages"][0]["waived"]["owner"] == "ann@example.com"
+            assert (record["verdict"], record["outcomes"][0]["denials"]) == ("allow", [])
+        with with_waiver(clone, id="model.fairness"):
+            assert "Deny: Accuracy less than 95%" in clone.xtask("gate", expect=3).err
+    with with_waiver(clone):
+        assert "The waiver of model.accuracy by ann@example.com is not needed" in clone.xtask("gate").err
+    with with_waiver(clone, expires="2026-01-31"):
+        assert "expired on 2026-01-31" in clone.xtask("gate", expect=3).err
+        clone.xtask("deploy", expect=3)
+    clone.xtask("gate")
+
+
+def test_verdict_in_every_form(clone):
+    with clone.edited("policies/model.rego", GATE_LIMIT, STRICT_LIMIT):
+        table, report, sarif, annotations = (
+            clone.xtask("gate", "--output", form, expect=3).out for form in ("table", "junit", "sarif", "github"))
+        record = json.loads(clone.xtask("gate", "--json", expect=3).out)
+    message = "Deny: Accuracy less than 95% or fairness score difference greater than 21%"
+    assert any(line.startswith("denied   model.accuracy") and message in line for line in table.splitlines())
+    failures = ElementTree.fromstring(report).findall(".//failure")
+    assert [failure.get("message") for failure in failures] == [f"denied: {message}"]
+    results = json.loads(sarif)["runs"][0]["results"]
+    assert ("model.accuracy", message) in [(result["ruleId"], result["message"]["text"]) for result in results]
+    assert f"title=model.accuracy::{message.replace('%', '%25')}" in annotations
+    assert record == clone.record("gate") and record["verdict"] == "deny"
+    clone.xtask("gate")
+
+
+def test_denial_can_stop_one_environment_and_warn_in_another(clone):
+    by_name = 'on_failure = {{ default = "{}", local = "{}" }}'
+    with clone.edited("policies/model.rego", GATE_LIMIT, STRICT_LIMIT):
+        with clone.edited("pipeline.toml", 'on_failure = "error"', by_name.format("error", "warn")):
+            assert "verdict: warn" in clone.xtask("gate").err
+        with clone.edited("pipeline.toml", 'on_failure = "error"', by_name.format("warn", "error")):
+            clone.xtask("gate", expect=3)
+    clone.xtask("gate")
+
+
+def test_every_verdict_is_logged_and_a_changed_log_shows(clone):
+    log = clone.path / "target/pipeline/decisions.ndjson"
+    with clone.edited("policies/model.rego", GATE_LIMIT, STRICT_LIMIT):
+        clone.xtask("gate", expect=3)
+    clone.xtask("gate")
+    denied, allowed = (json.loads(line) for line in log.read_text().splitlines()[-2:])
+    assert (denied["verdict"], allowed["verdict"]) == ("deny", "allow")
+    assert denied["policy_digest"] != allowed["policy_digest"] and denied["input"] == allowed["input"]
+    assert "and the log of them is whole" in clone.xtask("status").out
+    with clone.holding(log):
+        log.write_text(log.read_text().replace('"verdict":"deny"', '"verdict":"allow"', 1))
+        assert "a line was changed or taken out" in clone.xtask("status").out
 
 
 def test_vulnerable_crate_in_the_program_denies_and_a_clean_scan_passes(clone):

@@ -17,7 +17,8 @@ use crate::notebook::Cases;
 use crate::records::{self, Record, Stage};
 use crate::stages::{build, deploy, gate, scan, test};
 use crate::training_image::TrainingImage;
-use crate::{digest, github, lock, paths, terminal};
+use crate::waivers::Waived;
+use crate::{digest, github, lock, paths, terminal, verdict_output};
 
 /// Options of `approve`.
 #[derive(Args)]
@@ -73,6 +74,16 @@ struct PolicySet {
     name: String,
     outcome: &'static str,
     messages: Vec<String>,
+    waived: Vec<Waiver>,
+}
+
+/// An objection that somebody answers for.
+#[derive(Debug, Serialize)]
+struct Waiver {
+    id: String,
+    message: String,
+    #[serde(flatten)]
+    by: Waived,
 }
 
 #[derive(Debug, Serialize)]
@@ -163,8 +174,12 @@ fn question(context: &Context, gate: &Record<gate::Content>) -> Result<Question>
 fn policy_set(outcome: &crate::policy::Outcome) -> PolicySet {
     PolicySet {
         name: outcome.policy_set.clone(),
-        outcome: if outcome.denials.is_empty() { "passed" } else { "failed, warning only" },
+        outcome: verdict_output::word(outcome),
         messages: outcome.denials.iter().chain(&outcome.warnings).cloned().collect(),
+        waived: outcome
+            .waived()
+            .map(|(rule, text, waived)| Waiver { id: rule.id.clone(), message: text.to_string(), by: waived.clone() })
+            .collect(),
     }
 }
 
@@ -204,6 +219,9 @@ fn print(question: &Question) {
         row("policies", format!("{}: {}", set.name, set.outcome));
         for message in &set.messages {
             row("", message.clone());
+        }
+        for Waiver { id, message, by } in &set.waived {
+            row("", format!("waived by {} until {} ({}): {id}: {message}", by.owner, by.expires, by.reason));
         }
     }
     match &question.live {

@@ -10,6 +10,8 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::context::Context;
+use crate::policy::cases;
+use crate::policy::suite::Suite;
 use crate::{exit, github, paths, policy, terminal, tools};
 
 /// Options of `check`.
@@ -138,7 +140,8 @@ fn lint(context: &Context, _: &Options) -> Result<String> {
 }
 
 fn policies(context: &Context, _: &Options) -> Result<String> {
-    let tests = policy::run_tests(&context.root.join("policies"))?;
+    let suite = Suite::read(&context.root.join("policies"))?;
+    let tests = suite.run()?;
     if tests.is_empty() {
         return Err(exit::nothing_checked("policies/ has no rule named test_…"));
     }
@@ -151,18 +154,35 @@ fn policies(context: &Context, _: &Options) -> Result<String> {
     // A policy without tests beside it is a policy that nobody tried.
     for set in &context.config.policy_sets {
         for path in &set.policies {
-            let beside =
-                path.with_file_name(format!("{}_test.rego", path.file_stem().unwrap_or_default().to_string_lossy()));
+            let beside = policy::tests_beside(path);
             if !context.root.join(&beside).is_file() {
                 bail!("{} has no {} beside it", path.display(), beside.display());
             }
         }
     }
-    match tests.iter().filter(|test| test.failure.is_some()).count() {
-        0 => Ok(format!("{} policy tests", tests.len())),
-        failed => bail!("{failed} of {} policy tests failed", tests.len()),
+    let failed = tests.iter().filter(|test| test.failure.is_some()).count();
+    if failed > 0 {
+        bail!("{failed} of {} policy tests failed", tests.len());
     }
+    let (lines, missed) = suite.coverage()?;
+    if !missed.is_empty() {
+        bail!("no test reaches {}", missed.join(", "));
+    }
+    // All of them are for `cargo xtask bench gate`.
+    let mutants: Vec<_> = suite.mutants()?.into_iter().step_by(MUTANTS_APART).collect();
+    let (alive, born) = suite.alive(mutants)?;
+    if !alive.is_empty() {
+        bail!("the tests do not notice a fault: {}", alive.join("; "));
+    }
+    match cases::run(&context.root, &suite)? {
+        Some(said) => eprintln!("  {said}"),
+        None => eprintln!("  not run: the published cases of Rego ({} names the archive)", cases::VARIABLE),
+    }
+    Ok(format!("{} policy tests reach all of {lines} lines, and kill {born} mutants", tests.len()))
 }
+
+/// Every how many of the policies' mutants are tried here.
+const MUTANTS_APART: usize = 23;
 
 fn rust(context: &Context, _: &Options) -> Result<String> {
     show("cargo test", cargo(context, &["test", "--workspace", "--locked"]))?;

@@ -7,8 +7,9 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::mail;
 use crate::strategy::Rollout;
+use crate::waivers::Waiver;
+use crate::{mail, waivers};
 
 /// The whole file.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -24,6 +25,8 @@ pub struct Config {
     pub scan: Scan,
     #[serde(default)]
     pub policy_sets: Vec<PolicySet>,
+    #[serde(default)]
+    pub waivers: Vec<Waiver>,
     pub tracking: Tracking,
     pub monitor: Monitor,
     #[serde(default)]
@@ -114,10 +117,32 @@ pub struct Scan {
 #[serde(deny_unknown_fields)]
 pub struct PolicySet {
     pub name: String,
-    /// The Rego package whose `deny` and `warn` are asked.
+    /// The Rego package whose `deny`, `violation` and `warn` are asked.
     pub package: String,
     pub policies: Vec<PathBuf>,
-    pub on_failure: OnFailure,
+    pub on_failure: Consequence,
+}
+
+/// What a denial does, everywhere or by environment.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(untagged)]
+pub enum Consequence {
+    Everywhere(OnFailure),
+    /// By the environment's name; `default` for all others.
+    ByEnvironment(BTreeMap<String, OnFailure>),
+}
+
+impl Consequence {
+    /// What a denial does in an environment; where nothing is said, it stops.
+    pub fn in_environment(&self, environment: &str) -> OnFailure {
+        match self {
+            Consequence::Everywhere(on_failure) => *on_failure,
+            Consequence::ByEnvironment(by_name) => {
+                let said = by_name.get(environment).or_else(|| by_name.get("default"));
+                said.copied().unwrap_or(OnFailure::Error)
+            }
+        }
+    }
 }
 
 /// What a denial does.
@@ -354,7 +379,14 @@ pub fn parse(text: &str) -> Result<Config> {
         if set.policies.is_empty() {
             bail!("policy set `{}` names no policy", set.name);
         }
+        if let Consequence::ByEnvironment(by_name) = &set.on_failure {
+            let unknown = by_name.keys().find(|name| *name != "default" && !config.environments.contains_key(*name));
+            if let Some(name) = unknown {
+                bail!("policy set `{}`: on_failure names the environment `{name}`, which there is not", set.name);
+            }
+        }
     }
+    waivers::check(&config.waivers)?;
     for (name, environment) in &mut config.environments {
         environment.bucket = environment.bucket.replace("{account}", &environment.account);
         if environment.account.len() != 12 || !environment.account.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -529,6 +561,19 @@ mod tests {
         assert!(parse(&retention).unwrap_err().to_string().contains("31 days"));
         let doubled = SHIPPED.replace("Security Policy Set", "Credit Card Approval Policy Set");
         assert!(parse(&doubled).unwrap_err().to_string().contains("twice"));
+    }
+
+    #[test]
+    fn a_denial_can_do_different_things_in_different_environments() {
+        let with = |text: &str| parse(&SHIPPED.replacen("on_failure = \"error\"", text, 1));
+        let set = |text: &str| with(text).unwrap().policy_sets[0].on_failure.clone();
+        let warns_here = set("on_failure = { default = \"error\", local = \"warn\" }");
+        assert_eq!(warns_here.in_environment("local"), OnFailure::Warn);
+        assert_eq!(warns_here.in_environment("production"), OnFailure::Error);
+        assert_eq!(set("on_failure = { local = \"warn\" }").in_environment("preprod"), OnFailure::Error);
+        assert_eq!(set("on_failure = \"warn\"").in_environment("preprod"), OnFailure::Warn);
+        assert!(format!("{:#}", with("on_failure = { lokal = \"warn\" }").unwrap_err()).contains("`lokal`"));
+        assert!(with("on_failure = \"ignore\"").is_err());
     }
 
     #[test]

@@ -68,11 +68,18 @@ pub fn end_group() {
     }
 }
 
-/// An annotation for a denial, by the policy set that gave it.
+/// An annotation of the run.
 pub fn annotate(level: &str, title: &str, message: &str) {
     if active() {
-        println!("::{level} title={}::{}", escape(title).replace(':', "%3A").replace(',', "%2C"), escape(message));
+        println!("{}", annotation(level, title, None, message));
     }
+}
+
+/// The line that annotates the run, at a line of a file if one is given.
+pub fn annotation(level: &str, title: &str, place: Option<(&str, usize)>, message: &str) -> String {
+    let property = |text: &str| escape(text).replace(':', "%3A").replace(',', "%2C");
+    let place = place.map_or(String::new(), |(file, line)| format!("file={},line={line},", property(file)));
+    format!("::{level} {place}title={}::{}", property(title), escape(message))
 }
 
 /// An annotation for the error that ends the command.
@@ -104,5 +111,7 @@ mod tests {
     #[test]
     fn annotations_stay_on_one_line() {
         assert_eq!(escape("50 %\nnext"), "50 %25%0Anext");
+        let line = annotation("error", "a: b", Some(("p,q.rego", 3)), "x\ny");
+        assert_eq!(line, "::error file=p%2Cq.rego,line=3,title=a%3A b::x%0Ay");
     }
 }

@@ -15,6 +15,7 @@ mod cloud;
 mod compare;
 mod config;
 mod context;
+mod decisions;
 mod dependencies;
 mod digest;
 mod doctor;
@@ -49,6 +50,8 @@ mod terminal;
 mod tools;
 mod tracking;
 mod training_image;
+mod verdict_output;
+mod waivers;
 
 use std::process::ExitCode;
 
@@ -92,7 +95,7 @@ enum Command {
     /// Run the notebook's tests, measure the very model in the image, prove Python and Rust equal.
     Test,
     /// Judge the records by the policy sets: exit code 3 means denied.
-    Gate,
+    Gate(stages::gate::Options),
     /// Bring the image that the gate allowed to the function and move traffic to it step by step.
     Deploy(stages::deploy::Options),
     /// Look at the staleness of the notebook and of the deployed model, and tell somebody.
@@ -138,7 +141,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Build => pipeline::stage(&context, Stage::Build, || stages::build::run(&context)),
         Command::Scan => pipeline::stage(&context, Stage::Scan, || stages::scan::run(&context)),
         Command::Test => pipeline::stage(&context, Stage::Test, || stages::test::run(&context)),
-        Command::Gate => pipeline::stage(&context, Stage::Gate, || stages::gate::run(&context)),
+        Command::Gate(options) => stages::gate::command(&context, &options),
         Command::Deploy(options) => {
             pipeline::stage(&context, Stage::Deploy, || stages::deploy::run(&context, &options))
         }

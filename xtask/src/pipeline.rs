@@ -52,7 +52,7 @@ fn once(context: &Context) -> Result<()> {
     keep(Stage::Build, framed(Stage::Build, || build::run(context))?);
     keep(Stage::Scan, framed(Stage::Scan, || scan::run(context))?);
     keep(Stage::Test, framed(Stage::Test, || test::run(context))?);
-    keep(Stage::Gate, framed(Stage::Gate, || gate::run(context))?);
+    keep(Stage::Gate, framed(Stage::Gate, || gate::run(context, None))?);
     keep(Stage::Deploy, framed(Stage::Deploy, || deploy::run(context, &deploy::Options::default()))?);
     keep(Stage::Monitor, framed(Stage::Monitor, || monitor::run(context, &monitor::Options::default()))?);
     if context.json {
@@ -79,13 +79,18 @@ fn once(context: &Context) -> Result<()> {
 
 /// Runs one stage as a command of its own.
 pub fn stage<T: Serialize>(context: &Context, stage: Stage, run: impl FnOnce() -> Result<T>) -> Result<()> {
-    context.end_with_children();
-    let _lock = lock::acquire(&context.root)?;
-    let record = framed(stage, run)?;
+    let record = alone(context, stage, run)?;
     if context.json {
         println!("{}", serde_json::to_string(&record)?);
     }
     Ok(())
+}
+
+/// Runs one stage and leaves it to the caller to print what came out.
+pub fn alone<T: Serialize>(context: &Context, stage: Stage, run: impl FnOnce() -> Result<T>) -> Result<Value> {
+    context.end_with_children();
+    let _lock = lock::acquire(&context.root)?;
+    framed(stage, run)
 }
 
 /// Runs a stage between a heading and the time it took.

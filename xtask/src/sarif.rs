@@ -7,40 +7,47 @@ use serde_json::{Value, json};
 
 use crate::config::OnFailure;
 use crate::digest;
+use crate::policy::{Level, RuleOutcome};
 use crate::stages::gate::Content;
 
-/// Evidence that could not be used belongs to no policy; what names the evidence is the configuration.
-const EVIDENCE: Rule = Rule { index: 0, id: "evidence", place: "pipeline.toml" };
-
-/// A rule of the log, and the file that its results point at.
+/// A rule of the log, and the place that its results point at.
 struct Rule<'a> {
     index: usize,
     id: &'a str,
-    place: &'a str,
+    path: &'a str,
+    line: usize,
 }
 
 /// The gate's answer as a SARIF log with one run.
 pub fn of_gate(environment: &str, content: &Content) -> Value {
-    let mut rules = vec![json!({
-        "id": EVIDENCE.id,
-        "shortDescription": {"text": "Evidence is there, whole and of the same bytes"},
-        "defaultConfiguration": {"level": "error"},
-    })];
-    let mut results: Vec<_> = content.evidence.iter().map(|text| result(&EVIDENCE, "error", text)).collect();
+    let mut rules = Vec::new();
+    let mut results = Vec::new();
+    // What belongs to no policy points at the configuration.
+    let own = [
+        ("gate.evidence", "Evidence is there, whole and of the same bytes", "error", &content.evidence),
+        ("gate.waiver-expired", "No waiver has expired", "error", &content.waivers.expired),
+        ("gate.waiver-unused", "Every waiver is needed", "warning", &content.waivers.unused),
+    ];
+    for (id, title, level, texts) in own {
+        let rule = Rule { index: rules.len(), id, path: "pipeline.toml", line: 1 };
+        rules.push(described(id, title, "", level));
+        results.extend(texts.iter().map(|text| result(&rule, level, text)));
+    }
     for outcome in &content.outcomes {
-        let level = match outcome.on_failure {
-            OnFailure::Error => "error",
-            OnFailure::Warn => "warning",
-        };
-        let place = outcome.policies.first().map_or(EVIDENCE.place, |policy| policy.path.as_str());
-        let rule = Rule { index: rules.len(), id: &outcome.policy_set, place };
-        rules.push(json!({
-            "id": rule.id,
-            "shortDescription": {"text": format!("Rules of package `{}`", outcome.package)},
-            "defaultConfiguration": {"level": level},
-        }));
-        results.extend(outcome.denials.iter().map(|text| result(&rule, level, text)));
-        results.extend(outcome.warnings.iter().map(|text| result(&rule, "warning", text)));
+        for said in &outcome.rules {
+            let level = level_of(said, outcome.on_failure);
+            let rule = Rule { index: rules.len(), id: &said.id, path: &said.path, line: said.line };
+            rules.push(described(&said.id, &said.title, &said.description, level));
+            for message in &said.messages {
+                let mut result = result(&rule, level, &message.text);
+                if let Some(waived) = &message.waived {
+                    let justification = format!("{}, {}, until {}", waived.reason, waived.owner, waived.expires);
+                    result["suppressions"] =
+                        json!([{"kind": "external", "status": "accepted", "justification": justification}]);
+                }
+                results.push(result);
+            }
+        }
     }
     json!({
         "$schema": "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json",
@@ -60,6 +67,25 @@ pub fn of_gate(environment: &str, content: &Content) -> Value {
     })
 }
 
+fn level_of(rule: &RuleOutcome, on_failure: OnFailure) -> &'static str {
+    match (rule.level, on_failure) {
+        (Level::Warn, _) | (_, OnFailure::Warn) => "warning",
+        _ => "error",
+    }
+}
+
+fn described(id: &str, title: &str, description: &str, level: &str) -> Value {
+    let mut rule = json!({
+        "id": id,
+        "shortDescription": {"text": title},
+        "defaultConfiguration": {"level": level},
+    });
+    if !description.is_empty() {
+        rule["fullDescription"] = json!({"text": description});
+    }
+    rule
+}
+
 fn result(rule: &Rule, level: &str, text: &str) -> Value {
     // Tells the same finding of two runs from a new one: GitHub compares nothing else.
     let fingerprint = digest::of_bytes(format!("{}\n{text}", rule.id).as_bytes());
@@ -69,8 +95,8 @@ fn result(rule: &Rule, level: &str, text: &str) -> Value {
         "level": level,
         "message": {"text": text},
         "locations": [{"physicalLocation": {
-            "artifactLocation": {"uri": rule.place, "uriBaseId": "%SRCROOT%"},
-            "region": {"startLine": 1},
+            "artifactLocation": {"uri": rule.path, "uriBaseId": "%SRCROOT%"},
+            "region": {"startLine": rule.line},
         }}],
         "partialFingerprints": {"primaryLocationLineHash": format!("{}:1", digest::short(&fingerprint))},
     })
@@ -79,48 +105,25 @@ fn result(rule: &Rule, level: &str, text: &str) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{Outcome, PolicyFile};
-    use crate::stages::gate::Verdict;
+    use crate::verdict_output::tests::{content, outcome, rule};
+    use crate::waivers::Waived;
 
-    fn outcome(name: &str, on_failure: OnFailure, denials: &[&str], warnings: &[&str]) -> Outcome {
-        let texts = |texts: &[&str]| texts.iter().map(ToString::to_string).collect();
-        Outcome {
-            policy_set: name.into(),
-            package: "main".into(),
-            on_failure,
-            policies: vec![PolicyFile { path: format!("policies/{name}.rego"), digest: "sha256:0".into() }],
-            denials: texts(denials),
-            warnings: texts(warnings),
-        }
-    }
-
-    fn log(evidence: &[&str], outcomes: Vec<Outcome>) -> Value {
-        of_gate(
-            "preprod",
-            &Content {
-                verdict: Verdict::Deny,
-                model: "sha256:m".into(),
-                image: "sha256:i".into(),
-                evidence: evidence.iter().map(ToString::to_string).collect(),
-                outcomes,
-                input: Value::Null,
-            },
-        )["runs"][0]
-            .clone()
+    fn log(content: &Content) -> Value {
+        of_gate("preprod", content)["runs"][0].clone()
     }
 
     #[test]
     fn every_message_is_one_result_of_its_rule() {
-        let run = log(
-            &["test.json is missing"],
-            vec![
-                outcome("model", OnFailure::Error, &["too low"], &["close"]),
-                outcome("strict", OnFailure::Warn, &["too low"], &[]),
-            ],
-        );
-        let seen: Vec<_> = run["results"]
-            .as_array()
-            .unwrap()
+        let mut waived = rule("main.late", Level::Deny, &["too late"]);
+        waived.messages[0].waived =
+            Some(Waived { owner: "Ann".into(), reason: "known".into(), expires: "2026-12-31".parse().unwrap() });
+        let rules =
+            vec![rule("main.low", Level::Deny, &["too low"]), rule("main.close", Level::Warn, &["close"]), waived];
+        let strict = vec![rule("strict.low", Level::Deny, &["too low"])];
+        let outcomes = vec![outcome("model", OnFailure::Error, rules), outcome("strict", OnFailure::Warn, strict)];
+        let run = log(&content(&["test.json is missing"], outcomes));
+        let results = run["results"].as_array().unwrap();
+        let seen: Vec<_> = results
             .iter()
             .map(|result| {
                 let rule = &run["tool"]["driver"]["rules"][result["ruleIndex"].as_u64().unwrap() as usize];
@@ -132,25 +135,26 @@ mod tests {
         assert_eq!(
             seen,
             [
-                ["evidence", "error", "test.json is missing", "pipeline.toml"],
-                ["model", "error", "too low", "policies/model.rego"],
-                ["model", "warning", "close", "policies/model.rego"],
-                ["strict", "warning", "too low", "policies/strict.rego"],
+                ["gate.evidence", "error", "test.json is missing", "pipeline.toml"],
+                ["main.low", "error", "too low", "policies/p.rego"],
+                ["main.close", "warning", "close", "policies/p.rego"],
+                ["main.late", "error", "too late", "policies/p.rego"],
+                ["strict.low", "warning", "too low", "policies/p.rego"],
             ]
         );
-        let prints: std::collections::BTreeSet<_> = run["results"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|result| result["partialFingerprints"]["primaryLocationLineHash"].as_str().unwrap())
-            .collect();
-        assert_eq!(prints.len(), 4, "findings of different rules are different findings");
+        assert_eq!(results[1]["locations"][0]["physicalLocation"]["region"]["startLine"], 7);
+        assert!(results[3]["suppressions"][0]["justification"].as_str().unwrap().contains("Ann"));
+        assert!(results[1].get("suppressions").is_none());
+        let prints: std::collections::BTreeSet<_> =
+            results.iter().map(|result| result["partialFingerprints"]["primaryLocationLineHash"].as_str()).collect();
+        assert_eq!(prints.len(), 5, "findings of different rules are different findings");
     }
 
     #[test]
     fn nothing_said_is_a_log_without_results() {
-        let run = log(&[], vec![outcome("model", OnFailure::Error, &[], &[])]);
+        let run =
+            log(&content(&[], vec![outcome("model", OnFailure::Error, vec![rule("main.low", Level::Deny, &[])])]));
         assert_eq!(run["results"], json!([]));
-        assert_eq!(run["tool"]["driver"]["rules"].as_array().unwrap().len(), 2);
+        assert_eq!(run["tool"]["driver"]["rules"].as_array().unwrap().len(), 4);
     }
 }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use crate::context::Context;
 use crate::records::{self, Stage};
 use crate::stages::deploy::{self, alias};
-use crate::{approval, terminal};
+use crate::{approval, decisions, terminal};
 
 /// Prints the state of the newest (or named) run and of the function.
 pub fn run(context: &Context) -> Result<()> {
@@ -46,8 +46,15 @@ pub fn run(context: &Context) -> Result<()> {
         })
     });
     let approval = run.as_ref().map(|_| approval::state(context));
+    let decisions = match decisions::read(&context.root) {
+        Ok(decisions) => format!("{}, and the log of them is whole", decisions.len()),
+        Err(error) => format!("{error:#}"),
+    };
     if context.json {
-        println!("{}", json!({"run": run, "stages": stages, "live": live, "approval": approval}));
+        println!(
+            "{}",
+            json!({"run": run, "stages": stages, "live": live, "approval": approval, "decisions": decisions})
+        );
         return Ok(());
     }
     match &run {
@@ -61,6 +68,7 @@ pub fn run(context: &Context) -> Result<()> {
     if let Some(approval) = approval.filter(|_| context.environment.approval) {
         println!("  approval {approval}");
     }
+    println!("  verdicts {decisions}");
     let (function, name) = (&context.environment.function, &context.environment.alias);
     let Some(live) = live else {
         println!("nothing is deployed as {function}:{name}");

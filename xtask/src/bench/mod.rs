@@ -5,6 +5,7 @@
 
 mod cold;
 mod faults;
+mod gate;
 mod image;
 mod runtime_api;
 mod score;
@@ -21,9 +22,10 @@ use crate::terminal;
 type Benchmark = fn(&Path, &Options) -> Result<Measured>;
 
 /// Every benchmark, by the name that the command line takes.
-const BENCHMARKS: [(&str, Benchmark); 4] = [
+const BENCHMARKS: [(&str, Benchmark); 5] = [
     ("cold", |root, _| cold::measure(root).map(Measured::from)),
     ("faults", faults::measure),
+    ("gate", gate::measure),
     ("image", |root, _| image::measure(root).map(Measured::from)),
     ("score", |root, _| score::measure(root).map(Measured::from)),
 ];
@@ -33,7 +35,7 @@ const BENCHMARKS: [(&str, Benchmark); 4] = [
 pub struct Options {
     /// What to measure.
     name: String,
-    /// A sample that takes a minute, where everything takes several (faults).
+    /// A sample that takes a minute, where everything takes several (faults, gate).
     #[arg(long)]
     quick: bool,
     /// Only the cases whose name contains this text (faults).
@@ -250,6 +252,6 @@ mod tests {
     fn an_unknown_name_is_answered_with_those_that_exist() {
         let options = Options { name: "warm".to_string(), quick: false, only: None };
         let error = run(Path::new("."), &options, false).unwrap_err().to_string();
-        assert!(error.contains("\"warm\"") && error.contains("cold, faults, image"), "{error}");
+        assert!(error.contains("\"warm\"") && error.contains("cold, faults, gate, image"), "{error}");
     }
 }

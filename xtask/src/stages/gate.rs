@@ -1,12 +1,15 @@
 //! Gate: builds one input document from the records and judges it by the policy sets.
 //!
 //! Reads build.json, scan.json, test.json and policies/. Writes `gate.json`: the verdict, every rule's outcome, the input and the
-//! policies' digests; beside it `gate.sarif`, the same for code scanning. Evidence that is missing, corrupted or of other bytes
-//! is a denial with the file's name, never a pass.
+//! policies' digests; beside it the same as `gate.sarif` for code scanning and as `gate.junit.xml`. Every decision is also one line
+//! of `target/pipeline/decisions.ndjson`. Evidence that is missing, corrupted or of other bytes is a denial with the file's name,
+//! never a pass.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result};
+use chrono::{DateTime, TimeDelta, Utc};
+use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -17,7 +20,8 @@ use crate::records::{Digests, Record, Stage};
 use crate::stages::{build, scan, test};
 use crate::terminal::{note, warning};
 use crate::training_image::TrainingImage;
-use crate::{digest, exit, github, records, sarif};
+use crate::waivers::{self, Remarks};
+use crate::{decisions, digest, exit, github, pipeline, records, sarif, verdict_output};
 
 /// What was decided, and on what.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -28,6 +32,9 @@ pub struct Content {
     /// Evidence that could not be used, each with its file; any is a denial.
     pub evidence: Vec<String>,
     pub outcomes: Vec<Outcome>,
+    /// Waivers that have expired, each a denial, and waivers that nobody needs.
+    #[serde(default)]
+    pub waivers: Remarks,
     /// The document that the policies judged.
     pub input: Value,
 }
@@ -55,43 +62,117 @@ impl Verdict {
 
 /// The verdict for code scanning.
 const SARIF: &str = "gate.sarif";
+/// The verdict as a test report.
+const JUNIT: &str = "gate.junit.xml";
+
+/// Forms of the verdict on standard output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Every rule and what it said, for people.
+    Table,
+    /// The record, gate.json, on one line.
+    Json,
+    /// A test suite for each policy set, a case for each rule.
+    Junit,
+    /// SARIF 2.1.0, for code scanning.
+    Sarif,
+    /// Annotations of GitHub Actions.
+    Github,
+}
 
 /// Severities of the registry, all of which have a number once it has counted.
 const SEVERITIES: [&str; 6] = ["CRITICAL", "HIGH", "MEDIUM", "LOW", "INFORMATIONAL", "UNDEFINED"];
 
-/// Runs the stage.
+/// Options of `gate`.
+#[derive(Args)]
+pub struct Options {
+    /// What to print on standard output.
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    output: Format,
+}
+
+/// Runs the stage as a command of its own, and prints the verdict, also when it is a denial.
+///
+/// # Errors
+/// As [`run`].
+pub fn command(context: &Context, options: &Options) -> Result<()> {
+    let format = if context.json { Format::Json } else { options.output };
+    pipeline::alone(context, Stage::Gate, || run(context, Some(format))).map(|_| ())
+}
+
+/// Runs the stage; prints the verdict if a format is given.
 ///
 /// # Errors
 /// Exit code 3 if denied, 4 if pipeline.toml names no policy set.
-pub fn run(context: &Context) -> Result<Record<Content>> {
+pub fn run(context: &Context, print: Option<Format>) -> Result<Record<Content>> {
     let build: Record<build::Content> = context.read(Stage::Build)?;
     let sets = &context.config.policy_sets;
     if sets.is_empty() {
         return Err(exit::nothing_checked("pipeline.toml names no policy set: add [[policy_sets]]"));
     }
-    let inputs = inputs(context)?;
+    let now = Utc::now();
+    let inputs = inputs(context, now)?;
     if let Some(record) = context.unchanged::<Content>(Stage::Gate, &inputs) {
         context.skipped(Stage::Gate);
-        return conclude(context, record);
+        return conclude(context, record, print);
     }
     let work = context.begin(Stage::Gate)?;
-    let (input, evidence) = input(context, &build);
-    let outcomes: Vec<Outcome> = sets.iter().map(|set| policy::judge(&context.root, set, &input)).collect();
+    let (input, mut evidence) = input(context, &build);
+    evidence.extend(untimely(context, &build, now));
+    let judge = |set| policy::judge(&context.root, &context.environment_name, set, &input);
+    let mut outcomes: Vec<Outcome> = sets.iter().map(judge).collect();
+    let waivers = waivers::apply(&context.config.waivers, &mut outcomes, now.date_naive());
     let content = Content {
-        verdict: verdict(&evidence, &outcomes),
+        verdict: verdict(&evidence, &waivers, &outcomes),
         model: build.content.model.digest.clone(),
         image: build.content.image.digest.clone(),
         evidence,
         outcomes,
+        waivers,
         input,
     };
-    let log = sarif::of_gate(&context.environment_name, &content);
-    records::write_atomically(&work.folder.join(SARIF), &serde_json::to_vec_pretty(&log)?)?;
-    conclude(context, work.finish(inputs, &[SARIF], content)?)
+    let environment = &context.environment_name;
+    let write = |name: &str, text: &[u8]| records::write_atomically(&work.folder.join(name), text);
+    write(SARIF, &serde_json::to_vec_pretty(&sarif::of_gate(environment, &content))?)?;
+    write(JUNIT, verdict_output::junit(environment, &content).as_bytes())?;
+    let record = work.finish(inputs, &[SARIF, JUNIT], content)?;
+    decisions::log(&context.root, &record)?;
+    conclude(context, record, print)
+}
+
+/// Evidence of a time that cannot be: then the clock is wrong, here or where it was made, and no date can be relied on.
+fn untimely(context: &Context, build: &Record<build::Content>, now: DateTime<Utc>) -> Vec<String> {
+    let others = [Stage::Scan, Stage::Test].into_iter().filter_map(|stage| context.read::<Value>(stage).ok());
+    let times = others.map(|record| (record.stage, record.started_at, record.finished_at));
+    impossible_times(build.finished_at, &times.collect::<Vec<_>>(), now)
+}
+
+/// Clocks of different machines may differ by this much.
+const CLOCKS_DIFFER: TimeDelta = TimeDelta::minutes(10);
+
+fn impossible_times(
+    built: DateTime<Utc>,
+    others: &[(Stage, DateTime<Utc>, DateTime<Utc>)],
+    now: DateTime<Utc>,
+) -> Vec<String> {
+    let mut texts = Vec::new();
+    let finished = others.iter().map(|(stage, _, finished)| (*stage, *finished));
+    for (stage, finished) in [(Stage::Build, built)].into_iter().chain(finished) {
+        if finished - now > CLOCKS_DIFFER {
+            texts.push(format!("{} is of {finished}, and it is {now}: set the clock right", stage.file()));
+        }
+    }
+    for (stage, started, _) in others {
+        if built - *started > CLOCKS_DIFFER {
+            let name = stage.name();
+            texts.push(format!("{} is older than build.json: run `cargo xtask {name}` again", stage.file()));
+        }
+    }
+    texts
 }
 
 /// Digests of everything that decides the verdict.
-fn inputs(context: &Context) -> Result<Digests> {
+fn inputs(context: &Context, now: DateTime<Utc>) -> Result<Digests> {
     let mut inputs = Digests::new();
     for stage in [Stage::Build, Stage::Scan, Stage::Test] {
         // With the files that it names: evidence that was changed since must be judged anew, and denied.
@@ -101,12 +182,15 @@ fn inputs(context: &Context) -> Result<Digests> {
         };
         inputs.insert(stage.file().to_string(), digest);
     }
-    for path in context.config.policy_sets.iter().flat_map(|set| &set.policies) {
-        let full = context.root.join(path);
+    let policies = context.config.policy_sets.iter().flat_map(|set| &set.policies);
+    for path in policies.flat_map(|path| [path.clone(), policy::tests_beside(path)]) {
+        let full = context.root.join(&path);
         let digest = if full.is_file() { digest::of_file(&full)? } else { "absent".to_string() };
         inputs.insert(path.display().to_string(), digest);
     }
-    let parts = (&context.config.policy_sets, context.environment.training_image);
+    let waivers = &context.config.waivers;
+    let expired = waivers::expired(waivers, now.date_naive());
+    let parts = (&context.config.policy_sets, context.environment.training_image, waivers, expired);
     inputs.insert("configuration".into(), context.configuration_digest(&parts)?);
     Ok(inputs)
 }
@@ -196,9 +280,9 @@ fn packages_scan_input(scan: &scan::PackagesScan) -> Value {
     })
 }
 
-fn verdict(evidence: &[String], outcomes: &[Outcome]) -> Verdict {
+fn verdict(evidence: &[String], waivers: &Remarks, outcomes: &[Outcome]) -> Verdict {
     let denied = |on_failure| outcomes.iter().any(|set| set.on_failure == on_failure && !set.denials.is_empty());
-    if !evidence.is_empty() || denied(OnFailure::Error) {
+    if !evidence.is_empty() || !waivers.expired.is_empty() || denied(OnFailure::Error) {
         Verdict::Deny
     } else if denied(OnFailure::Warn) {
         Verdict::Warn
@@ -208,48 +292,40 @@ fn verdict(evidence: &[String], outcomes: &[Outcome]) -> Verdict {
 }
 
 /// Says what was decided and turns a denial into exit code 3.
-fn conclude(context: &Context, record: Record<Content>) -> Result<Record<Content>> {
+fn conclude(context: &Context, record: Record<Content>, print: Option<Format>) -> Result<Record<Content>> {
     let content = &record.content;
-    let mut rows = String::new();
-    let mut reasons = Vec::new();
-    for text in &content.evidence {
-        warning(text);
-        github::annotate("error", "Evidence", text);
-        rows.push_str(&format!("| evidence | denied | {text} |\n"));
-        reasons.push(text.clone());
-    }
+    let mut reasons: Vec<_> = content.evidence.iter().chain(&content.waivers.expired).cloned().collect();
+    reasons.iter().chain(&content.waivers.unused).for_each(|text| warning(text));
     for outcome in &content.outcomes {
-        let word = match (outcome.denials.is_empty(), outcome.on_failure) {
-            (true, _) => "passed",
-            (false, OnFailure::Warn) => "failed, warning only",
-            (false, OnFailure::Error) => "denied",
-        };
-        note(&format!("{}: {word}", outcome.policy_set));
-        for denial in &outcome.denials {
-            warning(denial);
-            let level = if outcome.on_failure == OnFailure::Error { "error" } else { "warning" };
-            github::annotate(level, &outcome.policy_set, denial);
-            if outcome.on_failure == OnFailure::Error {
-                reasons.push(denial.clone());
-            }
+        note(&format!("{}: {}", outcome.policy_set, verdict_output::word(outcome)));
+        outcome.denials.iter().chain(&outcome.warnings).for_each(|text| warning(text));
+        for (rule, text, waived) in outcome.waived() {
+            note(&format!(
+                "waived by {} until {} ({}): {}: {text}",
+                waived.owner, waived.expires, waived.reason, rule.id
+            ));
         }
-        for text in &outcome.warnings {
-            warning(text);
-            github::annotate("warning", &outcome.policy_set, text);
+        if outcome.on_failure == OnFailure::Error {
+            reasons.extend(outcome.denials.iter().cloned());
         }
-        let said: Vec<_> = outcome.denials.iter().chain(&outcome.warnings).cloned().collect();
-        rows.push_str(&format!("| {} | {word} | {} |\n", outcome.policy_set, said.join("<br>")));
     }
     note(&format!("verdict: {}", content.verdict.name()));
+    let annotations = verdict_output::annotations(content);
+    if github::active() && print != Some(Format::Github) {
+        print!("{annotations}");
+    }
+    match print {
+        None => {}
+        Some(Format::Table) => print!("{}", verdict_output::table(content)),
+        Some(Format::Json) => println!("{}", serde_json::to_string(&record)?),
+        Some(Format::Junit) => print!("{}", verdict_output::junit(&record.environment, content)),
+        Some(Format::Sarif) => println!("{}", serde_json::to_string(&sarif::of_gate(&record.environment, content))?),
+        Some(Format::Github) => print!("{annotations}"),
+    }
     github::output("verdict", content.verdict.name())?;
     // Whoever approves a deployment approves this file.
     github::output("gate_digest", &context.record_digest(Stage::Gate)?)?;
-    github::summary(&format!(
-        "### Gate: {}\n\nmodel `{}`, image `{}`\n\n| policy set | result | messages |\n|---|---|---|\n{rows}",
-        content.verdict.name(),
-        content.model,
-        content.image
-    ))?;
+    github::summary(&verdict_output::markdown(content))?;
     if content.verdict == Verdict::Deny {
         return Err(exit::denied(reasons.join("; "))).context("the gate denied the model, nothing is deployed");
     }
@@ -268,16 +344,39 @@ mod tests {
             policies: Vec::new(),
             denials: denials.iter().map(|text| text.to_string()).collect(),
             warnings: Vec::new(),
+            rules: Vec::new(),
         }
     }
 
     #[test]
     fn an_error_set_denies_and_a_warning_set_warns() {
+        let verdict = |evidence: &[String], outcomes: &[Outcome]| verdict(evidence, &Remarks::default(), outcomes);
         assert_eq!(verdict(&[], &[outcome(OnFailure::Error, &[])]), Verdict::Allow);
         assert_eq!(verdict(&[], &[outcome(OnFailure::Warn, &["low"])]), Verdict::Warn);
         let both = [outcome(OnFailure::Warn, &["low"]), outcome(OnFailure::Error, &["low"])];
         assert_eq!(verdict(&[], &both), Verdict::Deny);
         assert_eq!(verdict(&["test.json is missing".into()], &[outcome(OnFailure::Warn, &[])]), Verdict::Deny);
+    }
+
+    #[test]
+    fn an_expired_waiver_denies_and_an_unused_one_does_not() {
+        let clean = [outcome(OnFailure::Warn, &[])];
+        let expired = Remarks { expired: vec!["old".into()], unused: Vec::new() };
+        assert_eq!(verdict(&[], &expired, &clean), Verdict::Deny);
+        let unused = Remarks { expired: Vec::new(), unused: vec!["odd".into()] };
+        assert_eq!(verdict(&[], &unused, &clean), Verdict::Allow);
+    }
+
+    #[test]
+    fn evidence_of_the_future_and_older_than_the_build_is_a_denial() {
+        let now = Utc::now();
+        let ago = |minutes| now - TimeDelta::minutes(minutes);
+        let texts = |built, started, finished| impossible_times(built, &[(Stage::Test, started, finished)], now);
+        assert!(texts(ago(9), ago(8), ago(7)).is_empty());
+        assert!(texts(ago(9), ago(18), ago(7)).is_empty(), "clocks of two machines");
+        assert!(texts(ago(9), ago(20), ago(19))[0].contains("test.json is older than build.json"));
+        assert!(texts(ago(-11), ago(-11), ago(0))[0].contains("build.json is of"));
+        assert!(texts(ago(9), ago(8), ago(-11))[0].contains("test.json is of"));
     }
 
     #[test]

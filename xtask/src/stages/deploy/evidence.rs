@@ -1,19 +1,20 @@
 //! What a deployment rests on: the gate's verdict, the records that it judged, and what the promoted environment deployed.
 
 use anyhow::{Context as _, Result, bail};
+use chrono::Utc;
 
 use super::Content;
 use crate::context::Context;
 use crate::records::{self, Record, Stage};
 use crate::rollback;
 use crate::stages::{build, gate, scan, test};
-use crate::{digest, paths};
+use crate::{digest, exit, paths};
 
 /// The gate's record, if it allows this and rests on exactly the records that lie beside it.
 pub fn verified_gate(context: &Context) -> Result<Record<gate::Content>> {
     let gate: Record<gate::Content> = context.read(Stage::Gate)?;
     if gate.content.verdict == gate::Verdict::Deny {
-        return Err(crate::exit::denied("gate.json says deny: nothing is deployed"));
+        return Err(exit::denied("gate.json says deny: nothing is deployed"));
     }
     for stage in [Stage::Build, Stage::Scan, Stage::Test] {
         let found = context.record_digest(stage)?;
@@ -27,6 +28,16 @@ pub fn verified_gate(context: &Context) -> Result<Record<gate::Content>> {
             if digest::of_file(&context.root.join(&policy.path))? != policy.digest {
                 bail!("{} changed since the gate judged by it: run `cargo xtask gate` again", policy.path);
             }
+        }
+    }
+    // So must the waivers still count.
+    let today = Utc::now().date_naive();
+    for (rule, _, waived) in gate.content.outcomes.iter().flat_map(|outcome| outcome.waived()) {
+        if today > waived.expires {
+            return Err(exit::denied(format!(
+                "the waiver of {} by {} has expired since the gate judged: run `cargo xtask gate` again",
+                rule.id, waived.owner
+            )));
         }
     }
     let build: Record<build::Content> = context.read(Stage::Build)?;
