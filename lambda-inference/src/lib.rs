@@ -3,8 +3,9 @@
 //!
 //! [`Model`] is a model file that was checked once and is used in place. [`request`] turns an event of the function into a
 //! row of feature values or into an error that names the field, and a prediction into an answer. [`runtime_api`] brings
-//! events and takes answers.
+//! events and takes answers. [`batch`] scores files of any size.
 
+pub mod batch;
 pub mod model;
 pub mod request;
 pub mod runtime_api;

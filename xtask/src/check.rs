@@ -45,6 +45,9 @@ const PARTS: [Part; 6] = [
     },
 ];
 
+/// Turns on what reads Parquet, which nothing that ships does.
+const WITH_PARQUET: [&str; 2] = ["--features", "lambda-inference/parquet"];
+
 /// Programs of others that judge, and the package that brings them.
 const SYSTEM_JUDGES: [(&str, &str); 7] = [
     ("skopeo", "skopeo"),
@@ -134,7 +137,9 @@ fn format(context: &Context, _: &Options) -> Result<String> {
 }
 
 fn lint(context: &Context, _: &Options) -> Result<String> {
-    let arguments = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
+    let mut arguments = vec!["clippy", "--workspace", "--all-targets", "--locked"];
+    arguments.extend(WITH_PARQUET);
+    arguments.extend(["--", "-D", "warnings"]);
     show("clippy", cargo(context, &arguments))?;
     Ok(String::new())
 }
@@ -186,6 +191,10 @@ const MUTANTS_APART: usize = 23;
 
 fn rust(context: &Context, _: &Options) -> Result<String> {
     show("cargo test", cargo(context, &["test", "--workspace", "--locked"]))?;
+    let mut arguments = vec!["test", "--workspace", "--locked", "--test", "it"];
+    arguments.extend(WITH_PARQUET);
+    arguments.extend(["--", "parquet::"]);
+    show("cargo test, with Parquet", cargo(context, &arguments))?;
     Ok(String::new())
 }
 

@@ -3,6 +3,8 @@
 mod bootstrap;
 mod builder;
 mod model_file;
+#[cfg(feature = "parquet")]
+mod parquet;
 mod paths;
 mod requests;
 mod score;
