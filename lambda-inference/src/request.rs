@@ -49,17 +49,20 @@ pub fn answer(model: &Model, event: &str) -> Value {
 
 fn prediction(model: &Model, application: &str) -> Result<Prediction, Rejection> {
     let row = row(model.features(), application)?;
-    model.predict(&row).map_err(|error| refused(model, &error))
+    model.predict(&row).map_err(|error| refused(model, &row, &error))
 }
 
 /// A row that the model has no answer to.
-fn refused(model: &Model, error: &RowError) -> Rejection {
-    let Some(feature) = error.feature(model) else {
+fn refused(model: &Model, row: &[f64], error: &RowError) -> Rejection {
+    // Where something computed from several values came out as none, it is the missing one that leaves no answer.
+    let missing = || row.iter().position(|value| value.is_nan());
+    let Some(feature) = error.feature(model).or_else(missing) else {
         return rejected(400, "the model has no answer to this application: its values are too large");
     };
     let name = &model.features()[feature].name;
     let reason = match error.refusal {
-        Refusal::Missing => "is missing",
+        _ if row[feature].is_nan() => "is missing",
+        Refusal::Missing => "is taken for missing by the model",
         Refusal::TooLarge | Refusal::Undefined => "is too large",
         Refusal::Unknown => "is none of the values that the model knows",
     };
@@ -212,10 +215,11 @@ pub fn fields(text: &str) -> Result<Vec<(String, &RawValue)>, NoObject> {
     })
 }
 
-/// Turns an application into a row of feature values, in the model's order.
+/// Turns an application into a row of feature values, in the model's order. A field that is absent or `null` is a missing value,
+/// NaN, where the feature is not required: whether there is an answer without it is up to the model.
 ///
 /// # Errors
-/// Not a JSON object, a field that is missing, doubled or unknown, or a value that is no number of the feature's type and
+/// Not a JSON object, a field that is missing and required, doubled or unknown, or a value that is no number of the feature's type and
 /// range.
 pub fn row(features: &[Feature], application: &str) -> Result<Vec<f64>, Rejection> {
     if application.len() > GREATEST_BODY {
@@ -237,11 +241,17 @@ pub fn row(features: &[Feature], application: &str) -> Result<Vec<f64>, Rejectio
         if row[index].is_some() {
             return Err(field_error(name, format!("{name} is given twice")));
         }
-        row[index] = Some(number(&features[index], value.get())?);
+        row[index] = Some(match value.get() {
+            "null" => f64::NAN,
+            value => number(&features[index], value)?,
+        });
     }
-    let with_features = row.into_iter().zip(features);
+    let with_features = row.into_iter().map(|value| value.unwrap_or(f64::NAN)).zip(features);
     with_features
-        .map(|(value, feature)| value.ok_or_else(|| field_error(&feature.name, format!("{} is missing", feature.name))))
+        .map(|(value, feature)| match feature.required && value.is_nan() {
+            true => Err(field_error(&feature.name, format!("{} is missing", feature.name))),
+            false => Ok(value),
+        })
         .collect()
 }
 

@@ -191,7 +191,11 @@ def features_of(
 
 
 def feature_from(entry: dict[str, Any], texts: tuple[str, ...]) -> Feature:
-    """One feature from its entry in the schema; absent bounds are infinite."""
+    """One feature from its entry in the schema; absent bounds are infinite.
+
+    A request must have the feature unless the entry says `"optional": true`: most models predict
+    something for a missing value, but that does not make an application without it a whole one.
+    """
     name = entry["name"]
     kind = entry.get("type", "text" if texts else "number")
     if kind not in FEATURE_TYPES:
@@ -207,7 +211,10 @@ def feature_from(entry: dict[str, Any], texts: tuple[str, ...]) -> Feature:
         raise InputError(f"schema: minimum of {name} is greater than its maximum")
     if kind == "flag" and (low, high) != (0, 1):
         raise InputError(f"schema: a flag is 0 or 1, so {name} needs minimum 0 and maximum 1")
-    return Feature(name, kind, float(low), float(high), texts)
+    optional = entry.get("optional", False)
+    if not isinstance(optional, bool):
+        raise InputError(f"schema: optional of {name} must be true or false")
+    return Feature(name, kind, float(low), float(high), texts, required=not optional)
 
 
 def with_reasons(features: tuple[Feature, ...], reasons: dict[str, str]) -> tuple[Feature, ...]:

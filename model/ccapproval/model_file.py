@@ -109,7 +109,7 @@ FEATURE_DTYPE = np.dtype(
         ("name_length", "<u4"),
         ("type", "<u4"),
         ("text_count", "<u4"),
-        ("zero", "<u8"),
+        ("required", "<u8"),
         ("minimum", "<f8"),
         ("maximum", "<f8"),
     ]
@@ -164,6 +164,7 @@ ELEMENT_SIZES = {METADATA: 1, STRINGS: 1} | {kind: each.itemsize for kind, each 
 class Feature:
     """One input of the model; `minimum` and `maximum` are inclusive, infinite without a bound.
 
+    `required`: whether a request must have a value for it; scoring never looks at that.
     `reason` is what a denial says where this feature decided; empty for its name.
     """
 
@@ -173,6 +174,7 @@ class Feature:
     maximum: float = float("inf")
     texts: tuple[str, ...] = ()
     reason: str = ""
+    required: bool = False
 
 
 @dataclass(frozen=True)
@@ -306,6 +308,7 @@ def encode(model: Model) -> bytes:
         record["type"] = FEATURE_TYPES.index(feature.type)
         record["text_count"] = len(feature.texts)
         record["minimum"], record["maximum"] = feature.minimum, feature.maximum
+        record["required"] = feature.required
         texts += [place(text) for text in feature.texts]
     told = any(feature.reason for feature in model.features)
     reasons = [place(feature.reason) for feature in model.features] if told else []
@@ -450,7 +453,7 @@ def features_of(
         raise InputError("model file: the reasons are not one a feature")
     places = reasons.tolist() or [(0, 0)] * len(records)
     for record, reason in zip(records, places, strict=True):
-        if record["type"] >= len(FEATURE_TYPES) or record["zero"]:
+        if record["type"] >= len(FEATURE_TYPES) or record["required"] > 1:
             raise InputError("model file: a feature record is malformed")
         count = int(record["text_count"])
         own, texts = texts[:count], texts[count:]
@@ -463,6 +466,7 @@ def features_of(
                 float(record["maximum"]),
                 tuple(string_at(strings, *place) for place in own),
                 string_at(strings, *reason),
+                bool(record["required"]),
             )
         )
     return tuple(features)

@@ -136,7 +136,7 @@ def named(names=("größe", "old")):
 def test_schema_gives_types_ranges_and_the_positive_class():
     schema = {
         "features": [
-            {"name": "old", "type": "flag"},
+            {"name": "old", "type": "flag", "optional": True},
             {"name": "größe", "type": "integer", "minimum": -3, "maximum": 9},
             {"name": "unused"},
         ],
@@ -146,6 +146,7 @@ def test_schema_gives_types_ranges_and_the_positive_class():
     first, second = model.features
     assert (first.name, first.type, first.minimum, first.maximum) == ("größe", "integer", -3, 9)
     assert (second.name, second.type, second.minimum, second.maximum) == ("old", "flag", 0, 1)
+    assert (first.required, second.required) == (True, False)
     assert model.positive_class == 0
 
 
@@ -153,6 +154,7 @@ def test_without_a_schema_features_are_unbounded_numbers():
     model = decode(export.export(named()))
     assert {feature.type for feature in model.features} == {"number"}
     assert {feature.minimum for feature in model.features} == {float("-inf")}
+    assert not any(feature.required for feature in model.features)
     assert {feature.maximum for feature in model.features} == {float("inf")}
     assert model.positive_class == 1
 
@@ -168,6 +170,7 @@ def test_without_a_schema_features_are_unbounded_numbers():
             {"features": [{"name": "größe", "type": "flag", "maximum": 2}, {"name": "old"}]},
             "0 or 1",
         ),
+        ({"features": [{"name": "größe", "optional": 1}, {"name": "old"}]}, "true or false"),
         ({"features": "größe"}, "list of objects"),
         (
             {"features": [{"name": "größe"}, {"name": "old"}], "positive_class": 5},

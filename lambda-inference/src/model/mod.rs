@@ -90,6 +90,8 @@ pub struct Feature {
     pub maximum: f64,
     /// The texts that the model tells apart, if it is a text.
     pub texts: Vec<String>,
+    /// Whether a request must have a value for it. Where not, it is up to the model whether there is an answer without one.
+    pub required: bool,
     /// What a denial says where this feature decided; its name where the file has no text.
     pub reason: String,
 }
@@ -132,9 +134,17 @@ pub struct RowError {
 }
 
 impl RowError {
-    /// Index of the feature whose value is wrong; none if it is a value computed from the row.
+    /// Index of the feature whose value is wrong, be it as the row has it or scaled, filled in or coded; none if it is a value
+    /// computed from several.
     pub fn feature(&self, model: &Model) -> Option<usize> {
-        (self.slot < model.features.len()).then_some(self.slot)
+        let mut slot = self.slot;
+        // Steps read what was written before them: the last ones come first.
+        for step in model.steps.iter().rev().filter(|step| !step.output.is_empty()) {
+            if step.output.contains(&slot) {
+                slot = step.source(model.parts(), slot)?;
+            }
+        }
+        Some(slot)
     }
 }
 
@@ -557,9 +567,11 @@ fn read_features(bytes: &[u8], sections: &Sections) -> Result<Vec<Feature>, Mode
             other => return refused(format!("feature {name} has the unknown type {other}")),
         };
         let (minimum, maximum) = (f64_at(record, 24), f64_at(record, 32));
-        if u64_at(record, 16) != 0 {
-            return refused(format!("a reserved field of feature {name} is not zero"));
-        }
+        let required = match u64_at(record, 16) {
+            0 => false,
+            1 => true,
+            _ => return refused(format!("feature {name} is neither required nor not")),
+        };
         if minimum.is_nan() || maximum.is_nan() || minimum > maximum {
             return refused(format!("feature {name} has no range"));
         }
@@ -576,7 +588,7 @@ fn read_features(bytes: &[u8], sections: &Sections) -> Result<Vec<Feature>, Mode
         };
         let reason = if reason.is_empty() { name } else { reason }.to_string();
         let texts = known.into_iter().map(str::to_string).collect();
-        features.push(Feature { name: name.to_string(), kind, minimum, maximum, texts, reason });
+        features.push(Feature { name: name.to_string(), kind, minimum, maximum, texts, required, reason });
     }
     if texts.len() > 0 {
         return refused("there are texts of no feature");

@@ -306,6 +306,18 @@ impl Step {
         Ok(())
     }
 
+    /// The slot that a step of preprocessing makes one of its outputs from; none if that takes several.
+    pub fn source(&self, parts: Parts<'_>, output: usize) -> Option<usize> {
+        let place = output - self.output.start;
+        match self.kind {
+            Kind::Select => Some(parts.indices[self.indices.clone()][place] as usize),
+            Kind::Impute | Kind::Standardize | Kind::Rescale | Kind::Ordinal | Kind::MarkMissing => {
+                Some(self.input.start + place)
+            }
+            _ => None,
+        }
+    }
+
     /// Runs the step on the slots of a block of rows, each `stride` long; `failed` says why a row has no answer, and such rows are
     /// left alone. `rows` is how many there have been.
     pub fn run_block(

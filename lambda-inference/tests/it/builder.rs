@@ -106,7 +106,7 @@ pub struct Feature {
     pub name: (u32, u32),
     pub kind: u32,
     pub texts: u32,
-    pub reserved: u64,
+    pub required: u64,
     pub minimum: f64,
     pub maximum: f64,
 }
@@ -157,7 +157,7 @@ impl File {
         };
         for (name, kind, minimum, maximum) in features {
             let name = file.string(name);
-            let feature = Feature { name, kind: *kind, texts: 0, reserved: 0, minimum: *minimum, maximum: *maximum };
+            let feature = Feature { name, kind: *kind, texts: 0, required: 0, minimum: *minimum, maximum: *maximum };
             file.features.push(feature);
         }
         file
@@ -245,7 +245,7 @@ impl File {
             for field in [feature.name.0, feature.name.1, feature.kind, feature.texts] {
                 features.extend(field.to_le_bytes());
             }
-            features.extend(feature.reserved.to_le_bytes());
+            features.extend(feature.required.to_le_bytes());
             features.extend(feature.minimum.to_le_bytes());
             features.extend(feature.maximum.to_le_bytes());
         }
@@ -346,6 +346,7 @@ pub fn credit() -> (File, Tree) {
         ("Own_Housing", 2, 0.0, 1.0),
     ];
     let mut file = File::new(&features, &[0, 1], 1, &tree);
+    file.features.iter_mut().for_each(|feature| feature.required = 1);
     file.weigh();
     for reason in ["", "Your yearly income", "", "Whether you own your home"] {
         let (offset, length) = file.string(reason);

@@ -262,7 +262,7 @@ fn every_rule_of_the_content_is_checked() {
         ("name empty", "is empty", |file| file.features[0].name.1 = 0),
         ("name doubled", "two features are named Income", |file| file.features[0].name = file.features[1].name),
         ("type unknown", "unknown type 4", |file| file.features[0].kind = 4),
-        ("feature reserved", "reserved field of feature", |file| file.features[0].reserved = 1),
+        ("feature half required", "neither required nor not", |file| file.features[0].required = 2),
         ("texts of a number", "texts that do not fit", |file| file.features[0].texts = 1),
         ("a text without texts", "texts that do not fit", |file| file.features[0].kind = 3),
         ("texts of no feature", "texts of no feature", |file| file.texts.push([0, 1])),

@@ -7,7 +7,7 @@ use lambda_inference::{Model, request};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use crate::builder::{File, Random, credit, leaf, rounds, split};
+use crate::builder::{File, Random, Tree, credit, leaf, rounds, split};
 
 const NAMES: [&str; 4] = ["Num_Children", "Income", "Own_Car", "Own_Housing"];
 const GOOD: &str = r#"{"Num_Children": 2, "Income": 90000, "Own_Car": 1, "Own_Housing": 1}"#;
@@ -514,8 +514,106 @@ fn texts_are_looked_up_and_unknown_ones_left_to_the_model() {
     let (status, body) = ask(&strict, "{\"town\": \"bonn\"}");
     assert_eq!((status, &body["field"]), (400, &json!("town")));
     assert_eq!(body["error"], json!("town is none of the values that the model knows"));
-    for value in ["1", "null", "true", "[\"Bonn\"]", "{}"] {
+    for value in ["1", "true", "[\"Bonn\"]", "{}"] {
         let (status, body) = ask(&model, &format!("{{\"town\": {value}}}"));
         assert_eq!((status, &body["error"]), (400, &json!("town must be a text")), "{value}");
+    }
+    assert_eq!(probability(&model, "null"), 0.5);
+    for event in ["{\"town\": null}", "{}"] {
+        assert_eq!(ask(&strict, event).1["error"], "town is missing", "{event}");
+    }
+}
+
+/// A tree over a number, an integer and a flag, in which missing values have ways of their own, behind these steps.
+fn tolerant(steps: impl FnOnce(&mut File)) -> (Model, Tree) {
+    let features = [("x", 0, -10.0, 10.0), ("y", 1, 0.0, 9.0), ("z", 2, 0.0, 1.0)];
+    let low = split(1, 4.0, false, leaf(&[0.9, 0.1]), leaf(&[0.6, 0.4]));
+    let tree = split(0, 0.5, true, low, split(2, 0.5, true, leaf(&[0.3, 0.7]), leaf(&[0.2, 0.8])));
+    let mut file = File::new(&features, &[0, 1], 1, &tree);
+    // The other steps come in front of the tree, with all that they refer to.
+    let mut trees = file.steps.pop().expect("the tree's step");
+    let numbers = std::mem::take(&mut file.numbers);
+    file.steps.clear();
+    file.model[0] -= 2;
+    steps(&mut file);
+    trees[2] = file.model[0] - 3;
+    file.steps.push(trees);
+    file.numbers.extend(numbers);
+    (file.model[1], file.model[4]) = (file.model[0], file.model[0]);
+    file.model[0] += 2;
+    (file.model(), tree)
+}
+
+#[test]
+fn a_model_that_takes_missing_values_answers_without_a_field() {
+    let (model, tree) = tolerant(|_| {});
+    let values = [("x", "2.5", 2.5), ("y", "7", 7.0), ("z", "1", 1.0)];
+    for missing in 0..8 {
+        let (mut absent, mut null, mut row) = (Vec::new(), Vec::new(), Vec::new());
+        for (place, (name, text, value)) in values.iter().enumerate() {
+            if missing >> place & 1 == 1 {
+                null.push(format!("\"{name}\": null"));
+                row.push(f64::NAN);
+            } else {
+                absent.push(format!("\"{name}\": {text}"));
+                null.push(format!("\"{name}\": {text}"));
+                row.push(*value);
+            }
+        }
+        for event in [format!("{{{}}}", absent.join(",")), format!("{{ {} }}", null.join(" , "))] {
+            for event in [http("POST", json!(event), false), event] {
+                let (status, body) = ask(&model, &event);
+                assert_eq!((status, body["probability"].as_f64()), (200, Some(tree.probabilities(&row)[1])), "{event}");
+            }
+        }
+    }
+    // What is there has to be right all the same.
+    for (event, error) in [
+        ("{\"y\": 1.5}", "y must be a whole number"),
+        ("{\"x\": null, \"z\": 2}", "z must be 0 or 1"),
+        ("{\"x\": \"null\"}", "x must be a number"),
+        ("{\"x\": NULL}", "x must be a number"),
+        ("{\"x\": 11}", "x must lie between -10 and 10"),
+        ("{\"x\": null, \"x\": 1}", "x is given twice"),
+        ("{\"x\": null, \"x\": null}", "x is given twice"),
+        ("{\"w\": null}", "there is no field w"),
+    ] {
+        let (status, body) = ask(&model, event);
+        let found = body["error"].as_str().unwrap();
+        assert!(status == 400 && found.starts_with(error), "{event}: {found}");
+        assert_eq!(body["field"], error.split(' ').find(|word| "wxyz".contains(word)).unwrap(), "{event}");
+    }
+}
+
+#[test]
+fn a_value_that_is_refused_after_steps_names_its_field() {
+    // z and x, scaled; then neither may be missing.
+    let (model, _) = tolerant(|file| {
+        let chosen = file.step([2, 0, 0, 0, 3, 0, 0, 0], &[], &[2, 0, 1]);
+        let scaled = file.step([4, 0, chosen, 3, 3, 0, 0, 0], &[0.0, 1.0, 0.0, 1e-308, 0.0, 1.0], &[]);
+        file.step([1, 3, scaled, 2, 0, 0, 0, 0], &[], &[]);
+    });
+    for (event, error, field) in [
+        ("{\"x\": 0, \"y\": 1}", "z is missing", "z"),
+        ("{\"y\": null, \"z\": 0}", "x is missing", "x"),
+        ("{\"x\": 9, \"z\": 0}", "x is too large", "x"),
+    ] {
+        let (status, body) = ask(&model, event);
+        assert_eq!((status, &body["error"], &body["field"]), (400, &json!(error), &json!(field)), "{event}");
+    }
+    assert_eq!(ask(&model, "{\"x\": 0, \"z\": 0}").0, 200);
+}
+
+#[test]
+fn where_nothing_comes_out_without_a_value_it_is_the_missing_one() {
+    let mut file = File::empty(&[("x", 0, 0.0, 9.0), ("y", 0, 0.0, 9.0)], &[0, 1], 1);
+    let line = file.step([9, 0, 0, 2, 1, 0, 0, 0], &[0.5, 1.0, 1.0], &[]);
+    let pair = file.step([11, 0, line, 1, 2, 0, 0, 0], &[1.0], &[]);
+    (file.model[1], file.model[4]) = (pair, pair);
+    let model = file.model();
+    assert_eq!(ask(&model, "{\"x\": 1, \"y\": 1}").0, 200);
+    for event in ["{\"x\": 1}", "{\"x\": 1, \"y\": null}"] {
+        let (status, body) = ask(&model, event);
+        assert_eq!((status, &body["error"], &body["field"]), (400, &json!("y is missing"), &json!("y")), "{event}");
     }
 }
