@@ -9,6 +9,9 @@ use super::leaves::{Leaves, Sum};
 use super::nodes::{Nodes, Tree};
 use super::ranks::Ranks;
 
+/// Rows that are ranked together: few enough to stay in the processor's first cache.
+const TOGETHER: usize = 32;
+
 /// Rank or leaf of one row, so small that many are dealt with at once. Signed, because that is what processors compare.
 pub(super) trait Lane: Copy + Default + PartialOrd {
     /// Ranks and leaves there may be.
@@ -134,7 +137,7 @@ impl<T: Lane, const N: usize> Blend<T, N> {
     /// Fills a block with the ranks of at most `N` rows.
     pub fn fill(&self, ranks: &Ranks, count: usize, value: impl Fn(usize, usize) -> f64, work: &mut Work<T, N>) {
         work.ranks.resize(self.columns, Rows([T::default(); N]));
-        ranks.rank(count, value, |row, column, rank| work.ranks[column].0[row] = T::rank(rank));
+        ranks.rank::<TOGETHER>(count, value, |row, column, rank| work.ranks[column].0[row] = T::rank(rank));
     }
 
     /// Adds the leaves that the block's rows reach.
@@ -174,18 +177,14 @@ impl<T: Lane, const N: usize> Blend<T, N> {
         let mut begin = 0;
         for (tree, end) in self.ends.iter().enumerate() {
             for choice in &self.choices[begin..*end] {
-                let mut result = Rows([T::default(); N]);
                 // SAFETY: `new` takes columns from `ranks`, below its number of columns, and places from numbers of splits, below
                 // `first_leaf`, and of leaves, below `most_leaves`; there are as many.
-                let (ranks, left, right) = unsafe {
-                    let place = |place: u16| &places.get_unchecked(usize::from(place)).0;
-                    (&ranks.get_unchecked(usize::from(choice.column)).0, place(choice.left), place(choice.right))
-                };
-                for lane in 0..N {
-                    result.0[lane] = T::choose(ranks[lane] > choice.rank, left[lane], right[lane]);
+                unsafe {
+                    let place = |place: u16| *places.get_unchecked(usize::from(place));
+                    let ranks = *ranks.get_unchecked(usize::from(choice.column));
+                    let chosen = choose(ranks, choice.rank, place(choice.left), place(choice.right));
+                    *places.get_unchecked_mut(usize::from(choice.result)) = chosen;
                 }
-                // SAFETY: as above.
-                unsafe { *places.get_unchecked_mut(usize::from(choice.result)) = result };
             }
             // The root comes last and is the first of its kind. A tree of one leaf has no choice.
             let found = if begin == *end { self.first_leaf } else { 0 };
@@ -196,4 +195,13 @@ impl<T: Lane, const N: usize> Blend<T, N> {
             unsafe { leaves.add_all(tree, found, sums) };
         }
     }
+}
+
+/// For each row the right one if its rank is above, else the left one.
+#[inline(always)]
+fn choose<T: Lane, const N: usize>(ranks: Rows<T, N>, rank: T, left: Rows<T, N>, mut right: Rows<T, N>) -> Rows<T, N> {
+    for ((right, left), own) in right.0.iter_mut().zip(left.0).zip(ranks.0) {
+        *right = T::choose(own > rank, left, *right);
+    }
+    right
 }

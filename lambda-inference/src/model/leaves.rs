@@ -53,16 +53,18 @@ pub(super) struct Leaves {
 
 struct Place {
     /// Its first value.
-    start: usize,
-    count: usize,
+    start: u32,
+    count: u32,
     /// The outputs that it adds to.
-    first_output: usize,
-    outputs: usize,
+    first_output: u32,
+    outputs: u32,
 }
 
 impl Leaves {
-    /// Of trees whose nodes are those from `first` on. `rows` are the rows of values that leaves refer to, if they do.
-    pub fn new(trees: &[Tree], nodes: &[Node], first: usize, outputs: usize, rows: Option<&[f64]>) -> Leaves {
+    /// Of trees whose nodes are those from `first` on. `rows` are the rows of values that leaves refer to, if they do. None if there are too
+    /// many values.
+    pub fn new(trees: &[Tree], nodes: &[Node], first: usize, outputs: usize, rows: Option<&[f64]>) -> Option<Leaves> {
+        u32::try_from(nodes.len().checked_mul(outputs)?).ok()?;
         let mut leaves =
             Leaves { trees: Vec::new(), values: Vec::new(), numbers: Vec::with_capacity(nodes.len()), first };
         let ends = trees.iter().skip(1).map(|tree| tree.root as usize - first).chain([nodes.len()]);
@@ -88,14 +90,15 @@ impl Leaves {
                     (0, outputs)
                 }
             };
-            leaves.trees.push(Place { start, count: count as usize, first_output, outputs: width });
+            let (start, first_output, outputs) = (start as u32, first_output as u32, width as u32);
+            leaves.trees.push(Place { start, count, first_output, outputs });
         }
-        leaves
+        Some(leaves)
     }
 
     /// Most leaves of a tree.
     pub fn most(&self) -> usize {
-        self.trees.iter().map(|place| place.count).max().unwrap_or(0)
+        self.trees.iter().map(|place| place.count as usize).max().unwrap_or(0)
     }
 
     /// The nodes of each tree.
@@ -110,6 +113,22 @@ impl Leaves {
         self.numbers[node - self.first] as usize
     }
 
+    /// The value of a leaf, of a tree that adds to one output.
+    #[inline(always)]
+    pub fn only_value(&self, tree: usize, leaf: usize) -> f64 {
+        self.values[self.trees[tree].start as usize + leaf]
+    }
+
+    /// Adds one leaf of a tree.
+    #[inline(always)]
+    pub fn add<S: Sum>(&self, tree: usize, leaf: usize, sums: &mut [S]) {
+        let place = &self.trees[tree];
+        for output in 0..place.outputs as usize {
+            let value = self.values[place.start as usize + output * place.count as usize + leaf];
+            sums[place.first_output as usize + output].add(value);
+        }
+    }
+
     /// Adds one leaf of a tree for each of `N` rows.
     ///
     /// # Safety
@@ -117,9 +136,9 @@ impl Leaves {
     #[inline(always)]
     pub unsafe fn add_all<S: Sum, const N: usize>(&self, tree: usize, leaf: [usize; N], sums: &mut [[S; N]]) {
         let place = &self.trees[tree];
-        for output in 0..place.outputs {
-            let values = &self.values[place.start + output * place.count..][..place.count];
-            let sums = &mut sums[place.first_output + output];
+        for output in 0..place.outputs as usize {
+            let values = &self.values[place.start as usize + output * place.count as usize..][..place.count as usize];
+            let sums = &mut sums[place.first_output as usize + output];
             for (sum, leaf) in sums.iter_mut().zip(leaf) {
                 // SAFETY: there is a value for each leaf of the tree.
                 sum.add(unsafe { *values.get_unchecked(leaf) });

@@ -16,6 +16,7 @@ mod bytes;
 mod cuts;
 mod fast;
 mod frame;
+mod jump;
 mod leaves;
 mod links;
 mod nodes;

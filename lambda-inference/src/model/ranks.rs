@@ -10,9 +10,6 @@ use super::nodes::{Conversion, Node};
 /// Ways in which splits of a feature treat what is missing: left or right, zero or not.
 const VARIANTS: usize = 4;
 
-/// Rows that are ranked together: few enough to stay in the processor's first cache.
-const TOGETHER: usize = 32;
-
 /// How rows become ranks.
 pub(super) struct Ranks {
     features: Vec<Ranked>,
@@ -76,8 +73,13 @@ impl Ranks {
         Some((ranked.columns[variant(node)]?, ranked.cuts.number(node.threshold)))
     }
 
-    /// Gives row, column and rank for all of `count` rows; `value` is that of a row's feature.
-    pub fn rank(&self, count: usize, value: impl Fn(usize, usize) -> f64, mut give: impl FnMut(usize, usize, usize)) {
+    /// Gives row, column and rank for all of `count` rows, ranking so many together; `value` is that of a row's feature.
+    pub fn rank<const TOGETHER: usize>(
+        &self,
+        count: usize,
+        value: impl Fn(usize, usize) -> f64,
+        mut give: impl FnMut(usize, usize, usize),
+    ) {
         for begin in (0..count).step_by(TOGETHER) {
             let rows = TOGETHER.min(count - begin);
             for ranked in &self.features {

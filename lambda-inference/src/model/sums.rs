@@ -2,6 +2,7 @@
 
 use super::blend::{Blend, Lane, Work};
 use super::fast::{Fast, Lanes};
+use super::jump::Jump;
 use super::leaves::{Leaves, Sum};
 use super::nodes::{Conversion, Node};
 use super::ranks::Ranks;
@@ -36,7 +37,10 @@ pub(super) struct Ways {
 struct Ranked {
     ranks: Ranks,
     leaves: Leaves,
-    blend: Choices,
+    /// For one row.
+    jump: Option<Jump>,
+    /// For blocks.
+    blend: Option<Choices>,
 }
 
 enum Choices {
@@ -70,17 +74,29 @@ impl Step {
         let rows = &parts.numbers[self.numbers.clone()][outputs..];
         let rows = (self.argument & SINGLE_VALUES == 0).then_some(rows);
         let ranks = Ranks::new(nodes, self.input.len(), self.conversion())?;
-        let leaves = Leaves::new(trees, nodes, self.nodes.start, outputs, rows);
+        let leaves = Leaves::new(trees, nodes, self.nodes.start, outputs, rows)?;
         // What a walk passes is the trees' depths; asking splits costs the less the more there are in a register.
         let (splits, depth) = (nodes.len() / 2, trees.iter().map(|tree| tree.depth as usize).sum::<usize>());
         let blend = match Blend::new(trees, parts.nodes, &ranks, &leaves) {
-            Some(bytes) if splits <= SPLITS_AS_BYTES * depth => Choices::Bytes(bytes),
+            Some(bytes) => (splits <= SPLITS_AS_BYTES * depth).then_some(Choices::Bytes(bytes)),
             None if splits <= SPLITS_AS_WORDS * depth => {
-                Choices::Words(Blend::new(trees, parts.nodes, &ranks, &leaves)?)
+                Blend::new(trees, parts.nodes, &ranks, &leaves).map(Choices::Words)
             }
-            _ => return None,
+            None => None,
         };
-        Some(Ranked { ranks, leaves, blend })
+        // Ranking a value takes about as long as two steps of a walk.
+        let worth = depth > 2 * ranks.columns();
+        let jump = if worth { Jump::new(trees, parts.nodes, &ranks, &leaves) } else { None };
+        (jump.is_some() || blend.is_some()).then_some(Ranked { ranks, leaves, jump, blend })
+    }
+
+    /// Whether sums are kept in single precision.
+    fn is_single(&self) -> bool {
+        self.argument & SINGLE_VALUES != 0 && self.argument & SINGLE_SUM != 0
+    }
+
+    fn ready_ranked(&self) -> Option<&Ranked> {
+        self.ways.get()?.ranked.as_ref()
     }
 
     /// The nodes of the step's trees.
@@ -99,6 +115,14 @@ impl Step {
     /// Adds up the leaves that the row reaches, in the order of the trees.
     pub fn sum_trees(&self, parts: Parts<'_>, row: &[f64], output: &mut [f64], memory: &mut Memory) {
         let Sums { base, leaves } = self.sums(parts, output.len());
+        if let Some(ranked) = self.ready_ranked()
+            && let Some(jump) = &ranked.jump
+        {
+            return match self.is_single() {
+                true => ranked.jump::<f32>(jump, row, base, output),
+                false => ranked.jump::<f64>(jump, row, base, output),
+            };
+        }
         output.copy_from_slice(base);
         let mut tree = 0;
         let mut add = |node: usize| {
@@ -125,9 +149,10 @@ impl Step {
         let (width, outputs, conversion) = (self.input.len(), self.output.len(), self.conversion());
         // Few rows would leave most of a register empty.
         let many = slots.len() / stride >= BYTES / 4;
-        if let Some(ranked) = self.ways.get().and_then(|ways| ways.ranked.as_ref()).filter(|_| many) {
-            let single = self.argument & SINGLE_VALUES != 0 && self.argument & SINGLE_SUM != 0;
-            return match (&ranked.blend, single) {
+        if let Some(ranked) = self.ready_ranked()
+            && let Some(blend) = ranked.blend.as_ref().filter(|_| many)
+        {
+            return match (blend, self.is_single()) {
                 (Choices::Bytes(blend), false) => {
                     self.blend::<_, f64, _>(parts, ranked, blend, slots, stride, &mut memory.bytes)
                 }
@@ -142,7 +167,9 @@ impl Step {
                 }
             };
         }
-        let Some(fast) = self.ways.get().and_then(|ways| ways.walk.as_ref()) else {
+        let walk = self.ways.get().and_then(|ways| ways.walk.as_ref());
+        let jumps = self.ready_ranked().is_some_and(|ranked| ranked.jump.is_some());
+        let Some(fast) = walk.filter(|_| !jumps) else {
             for slots in slots.chunks_exact_mut(stride) {
                 let (written, rest) = slots.split_at_mut(self.output.start);
                 self.sum_trees(parts, &written[self.input.clone()], &mut rest[..outputs], memory);
@@ -220,6 +247,15 @@ impl Step {
         } else {
             *out += leaf.threshold;
         }
+    }
+}
+
+impl Ranked {
+    /// Adds up the leaves that a row reaches.
+    fn jump<S: Sum>(&self, jump: &Jump, row: &[f64], base: &[f64], output: &mut [f64]) {
+        let mut sums: Vec<S> = base.iter().map(|base| S::from_double(*base)).collect();
+        jump.add(&self.leaves, &jump.fill(&self.ranks, row), &mut sums);
+        output.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum.to_double());
     }
 }
 
