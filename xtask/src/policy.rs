@@ -246,20 +246,19 @@ impl Judge {
             let text = format!("policy set cannot be evaluated: {error:#}");
             Fault::new("gate.evaluation-error", "Policies can be evaluated", text, &place)
         };
-        self.engine.set_input_json(&input.to_string()).context("hand over the input").map_err(fault)?;
+        self.engine.set_input(Value::from(input.clone()));
+        let said = self.everything().map_err(fault)?;
         let mut outcomes = Vec::new();
-        for index in 0..self.rules.len() {
-            let messages = self.messages(&self.rules[index].1.clone()).map_err(fault)?;
-            outcomes.push(outcome_of(&self.rules[index].0, messages));
+        for (rule, name) in &self.rules {
+            outcomes.push(outcome_of(rule, messages(&said, &self.package, name).map_err(fault)?));
         }
-        self.same_together(&outcomes).map_err(fault)?;
+        self.same_together(&said, &outcomes).map_err(fault)?;
         // Where a package says what it allows, the absence of objections is not enough.
         let denied = outcomes.iter().any(|rule| rule.level == Level::Deny && !rule.messages.is_empty());
         if !denied && self.says_what_it_allows {
             let path = format!("data.{}.allow", self.package);
-            let allowed =
-                self.engine.eval_rule(path.clone()).with_context(|| format!("evaluate {path}")).map_err(fault)?;
-            if allowed != Value::Bool(true) {
+            let allowed = &said["allow"];
+            if *allowed != Value::Bool(true) {
                 let text = format!("{path} is not true, although no rule denies");
                 return Err(match allowed {
                     Value::Undefined => {
@@ -272,39 +271,45 @@ impl Judge {
         Ok(outcomes)
     }
 
+    /// The values of all rules of the package, by name, in one evaluation.
+    fn everything(&mut self) -> Result<Value> {
+        let path = format!("data.{}", self.package);
+        let answers = self.engine.eval_query(path.clone(), false).with_context(|| format!("evaluate {path}"))?;
+        let first = answers.result.into_iter().next().and_then(|answer| answer.expressions.into_iter().next());
+        first.map(|expression| expression.value).with_context(|| format!("{path} is undefined"))
+    }
+
     /// The rules as they are written, all definitions of a name together, must say what their copies said.
-    fn same_together(&mut self, outcomes: &[RuleOutcome]) -> Result<()> {
-        let names: BTreeSet<_> = self.rules.iter().map(|(rule, _)| rule.name.clone()).collect();
+    fn same_together(&self, said: &Value, outcomes: &[RuleOutcome]) -> Result<()> {
+        let names: BTreeSet<_> = self.rules.iter().map(|(rule, _)| rule.name.as_str()).collect();
         for name in names {
-            let path = format!("data.{}.{name}", self.package);
-            let together: BTreeSet<_> = self.messages(&path)?.into_iter().collect();
+            let together: BTreeSet<_> = messages(said, &self.package, name)?.into_iter().collect();
             let of_name = self.rules.iter().zip(outcomes).filter(|((rule, _), _)| rule.name == name);
             let alone: BTreeSet<_> =
                 of_name.flat_map(|(_, outcome)| outcome.messages.iter().map(|message| message.text.clone())).collect();
             if together != alone {
-                bail!("{path} says {together:?}, its rules one by one say {alone:?}");
+                bail!("data.{}.{name} says {together:?}, its rules one by one say {alone:?}", self.package);
             }
         }
         Ok(())
     }
+}
 
-    /// The messages of a partial set, in the form of texts or, as conftest has it, of objects with a `msg`.
-    fn messages(&mut self, path: &str) -> Result<Vec<String>> {
-        let value = self.engine.eval_rule(path.to_string()).with_context(|| format!("evaluate {path}"))?;
-        let Value::Set(members) = value else {
-            bail!("{path} is not a set of messages: write `deny contains message if {{ … }}`");
-        };
-        members
-            .iter()
-            .map(|member| match member {
+/// The messages of a partial set, in the form of texts or, as conftest has it, of objects with a `msg`.
+fn messages(said: &Value, package: &str, name: &str) -> Result<Vec<String>> {
+    let Value::Set(members) = &said[name] else {
+        bail!("data.{package}.{name} is not a set of messages: write `deny contains message if {{ … }}`");
+    };
+    members
+        .iter()
+        .map(|member| match member {
+            Value::String(text) => Ok(text.to_string()),
+            other => match &other["msg"] {
                 Value::String(text) => Ok(text.to_string()),
-                other => match &other["msg"] {
-                    Value::String(text) => Ok(text.to_string()),
-                    _ => Ok(other.to_json_str()?),
-                },
-            })
-            .collect()
-    }
+                _ => Ok(other.to_json_str()?),
+            },
+        })
+        .collect()
 }
 
 /// A module with a copy of each rule, and the paths of the copies. `rules` are all of one file; the first copy gets the number
@@ -327,7 +332,7 @@ fn probes(
         let rest = body.strip_prefix(rule.name.as_str()).context("a rule does not begin with its name")?;
         let name = format!("one_by_one_{}", first + offset);
         text.push_str(&format!("\n{name}{rest}\n"));
-        named.push((rule.clone(), format!("data.{package}.{name}")));
+        named.push((rule.clone(), name));
     }
     Ok((text, named))
 }

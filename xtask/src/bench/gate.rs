@@ -7,7 +7,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use serde_json::{Map, Number, Value, json};
 
 use super::{Figure, Measured, Options};
@@ -33,6 +33,9 @@ pub fn measure(root: &Path, options: &Options) -> Result<Measured> {
     let fuzzed = fuzz(root, inputs)?;
     let (lines, missed) = suite.coverage()?;
     let mut failures = fuzzed.wrong.clone();
+    failures.extend(
+        fuzzed.unopposed.iter().map(|package| format!("nobody holds the package `{package}` against an oracle")),
+    );
     failures.extend(alive.iter().map(|mutant| format!("the tests do not notice: {mutant}")));
     failures.extend(missed.iter().map(|line| format!("no test reaches {line}")));
     let figures = vec![
@@ -57,6 +60,8 @@ struct Fuzzed {
     false_denials: usize,
     /// Some of the inputs that were judged wrongly.
     wrong: Vec<String>,
+    /// Packages without an oracle.
+    unopposed: Vec<String>,
     /// Processor time of judging alone.
     spent: Duration,
 }
@@ -68,30 +73,30 @@ struct Contest {
     oracle: fn(&Value) -> bool,
 }
 
-fn contests(root: &Path) -> Result<Vec<Contest>> {
-    let config = config::read(root)?;
-    config
-        .policy_sets
-        .iter()
-        .map(|set| {
-            let read = |path: &std::path::PathBuf| {
-                let text =
-                    std::fs::read_to_string(root.join(path)).with_context(|| format!("read {}", path.display()))?;
-                Ok(Source { path: path.display().to_string(), text })
-            };
-            let oracle = match set.package.as_str() {
-                "main" => model_is_good,
-                "security" => security_is_good,
-                other => bail!("the policy set `{}` has no oracle: write one for the package `{other}`", set.name),
-            };
-            let sources = set.policies.iter().map(read).collect::<Result<_>>()?;
-            Ok(Contest { package: set.package.clone(), sources, oracle })
-        })
-        .collect()
+/// The policy sets that there is an oracle for, and the packages of the others.
+fn contests(root: &Path) -> Result<(Vec<Contest>, Vec<String>)> {
+    let (mut contests, mut unopposed) = (Vec::new(), Vec::new());
+    for set in config::read(root)?.policy_sets {
+        let oracle = match set.package.as_str() {
+            "main" => model_is_good,
+            "security" => security_is_good,
+            other => {
+                unopposed.push(other.to_string());
+                continue;
+            }
+        };
+        let read = |path: &std::path::PathBuf| {
+            let text = std::fs::read_to_string(root.join(path)).with_context(|| format!("read {}", path.display()))?;
+            Ok(Source { path: path.display().to_string(), text })
+        };
+        let sources = set.policies.iter().map(read).collect::<Result<_>>()?;
+        contests.push(Contest { package: set.package, sources, oracle });
+    }
+    Ok((contests, unopposed))
 }
 
 fn fuzz(root: &Path, inputs: usize) -> Result<Fuzzed> {
-    let contests = contests(root)?;
+    let (contests, unopposed) = contests(root)?;
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let parts: Vec<_> = std::thread::scope(|scope| {
         let contests = &contests;
@@ -100,7 +105,7 @@ fn fuzz(root: &Path, inputs: usize) -> Result<Fuzzed> {
         let threads: Vec<_> = (0..workers).map(|worker| scope.spawn(work(worker))).collect();
         threads.into_iter().map(|thread| thread.join()).collect()
     });
-    let mut all = Fuzzed::default();
+    let mut all = Fuzzed { unopposed, ..Fuzzed::default() };
     for part in parts {
         let part = part.map_err(|_| anyhow::anyhow!("a worker panicked"))??;
         all.good += part.good;
