@@ -40,6 +40,7 @@ mod process;
 mod provision;
 mod records;
 mod registry;
+mod replay;
 mod rollback;
 mod sarif;
 mod setup;
@@ -106,6 +107,8 @@ enum Command {
     Approve(approve::Options),
     /// Give all traffic back to the version that had it before.
     Rollback(rollback::Options),
+    /// Judge every past decision again under other policies.
+    Replay(replay::Options),
     /// Show how the newest run's model differs from the one that is live.
     Compare(compare::Options),
     /// Serve the embedded cloud: the web page, the function's URL and the report.
@@ -152,6 +155,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Pipeline(options) => pipeline::run(&context, &cli.common, &options),
         Command::Approve(options) => approve::run(&context, &options),
         Command::Rollback(options) => rollback::run(&context, &options),
+        Command::Replay(options) => replay::run(&context, &options),
         Command::Compare(options) => compare::run(&context, &options),
         Command::Local(options) => local::run(&context, &options),
         Command::Provision(options) => provision::run(&context, &options),

@@ -280,7 +280,8 @@ fn packages_scan_input(scan: &scan::PackagesScan) -> Value {
     })
 }
 
-fn verdict(evidence: &[String], waivers: &Remarks, outcomes: &[Outcome]) -> Verdict {
+/// The decision on what the policies said, on the waivers, and on evidence that is missing.
+pub fn verdict(evidence: &[String], waivers: &Remarks, outcomes: &[Outcome]) -> Verdict {
     let denied = |on_failure| outcomes.iter().any(|set| set.on_failure == on_failure && !set.denials.is_empty());
     if !evidence.is_empty() || !waivers.expired.is_empty() || denied(OnFailure::Error) {
         Verdict::Deny
@@ -377,6 +378,31 @@ mod tests {
         assert!(texts(ago(9), ago(20), ago(19))[0].contains("test.json is older than build.json"));
         assert!(texts(ago(-11), ago(-11), ago(0))[0].contains("build.json is of"));
         assert!(texts(ago(9), ago(8), ago(-11))[0].contains("test.json is of"));
+    }
+
+    #[test]
+    fn every_row_of_the_published_table_names_a_test() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let text = std::fs::read_to_string(root.join("ARCHITECTURE.md")).unwrap();
+        let (_, section) = text.split_once("## What the gate does when something fails").unwrap();
+        let section = section.split("\n## ").next().unwrap();
+        let rows: Vec<_> = section.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
+        assert!(rows.len() >= 30, "{}", rows.len());
+        let mut sources = String::new();
+        for folder in ["xtask/src", "policies", "tests"] {
+            for path in digest::files_of_tree(&root.join(folder)).unwrap() {
+                let path = root.join(folder).join(path);
+                if path.extension().is_some_and(|end| ["rs", "rego", "py"].iter().any(|known| end == *known)) {
+                    sources.push_str(&std::fs::read_to_string(path).unwrap());
+                    sources.push('\n');
+                }
+            }
+        }
+        for row in rows {
+            let test = row.rsplit('`').nth(1).unwrap();
+            let forms = [format!("fn {test}()"), format!("\ndef {test}("), format!("\n{test} if")];
+            assert!(forms.iter().any(|form| sources.contains(form)), "{test} of the row {row}");
+        }
     }
 
     #[test]
