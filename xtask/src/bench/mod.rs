@@ -27,7 +27,7 @@ const BENCHMARKS: [(&str, Benchmark); 5] = [
     ("faults", faults::measure),
     ("gate", gate::measure),
     ("image", |root, _| image::measure(root).map(Measured::from)),
-    ("score", |root, _| score::measure(root).map(Measured::from)),
+    ("score", score::measure),
 ];
 
 /// Options of `bench`.
@@ -38,7 +38,7 @@ pub struct Options {
     /// A sample that takes a minute, where everything takes several (faults, gate).
     #[arg(long)]
     quick: bool,
-    /// Only the cases whose name contains this text (faults).
+    /// Only the cases whose name contains this text (faults, score).
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
 }
@@ -68,7 +68,8 @@ pub struct Figure {
 #[derive(Debug, Clone, PartialEq)]
 struct Peer {
     name: String,
-    value: f64,
+    /// None where it could not be measured.
+    value: Option<f64>,
 }
 
 impl Figure {
@@ -78,13 +79,19 @@ impl Figure {
 
     /// The same figure of something else, in the same unit.
     fn beside(mut self, name: impl Into<String>, value: f64) -> Figure {
-        self.peer = Some(Peer { name: name.into(), value });
+        self.peer = Some(Peer { name: name.into(), value: Some(value) });
+        self
+    }
+
+    /// Beside something that could not be measured.
+    fn without(mut self, name: &str, reason: &str) -> Figure {
+        self.peer = Some(Peer { name: format!("{name}: not measured: {reason}"), value: None });
         self
     }
 
     /// How many times the peer's value is ours; nothing where ours is zero.
     fn ratio(&self) -> Option<f64> {
-        let ratio = self.peer.as_ref()?.value / self.value;
+        let ratio = self.peer.as_ref()?.value? / self.value;
         ratio.is_finite().then_some(ratio)
     }
 }
@@ -122,7 +129,7 @@ fn as_json(name: &str, figures: &[Figure]) -> Value {
                 "value": rounded(figure.value),
                 "unit": figure.unit,
                 "peer": figure.peer.as_ref().map(|peer| peer.name.as_str()),
-                "peer_value": figure.peer.as_ref().map(|peer| rounded(peer.value)),
+                "peer_value": figure.peer.as_ref().and_then(|peer| peer.value).map(rounded),
                 "ratio": figure.ratio().map(rounded),
             })
         })
@@ -139,7 +146,7 @@ fn as_table(figures: &[Figure]) -> String {
             number(figure.value),
             figure.unit.to_string(),
             peer.map_or("-".to_string(), |peer| peer.name.clone()),
-            peer.map_or("-".to_string(), |peer| number(peer.value)),
+            peer.and_then(|peer| peer.value).map_or("-".to_string(), number),
             figure.ratio().map_or("-".to_string(), number),
         ]
     });
@@ -229,6 +236,7 @@ mod tests {
         assert_eq!(figures[0].ratio(), Some(300.0));
         assert_eq!(figures[1].ratio(), None);
         assert_eq!(Figure::new("nothing", 0.0, "bytes").beside("python", 1.0).ratio(), None);
+        assert_eq!(Figure::new("cold start", 1.5, "ms").without("python", "it is missing").ratio(), None);
     }
 
     #[test]
@@ -236,8 +244,11 @@ mod tests {
         let expected = json!({"bench": "cold", "figures": [
             {"name": "cold start", "value": 1.5, "unit": "ms", "peer": "python", "peer_value": 450, "ratio": 300},
             {"name": "layer", "value": 1234, "unit": "bytes", "peer": null, "peer_value": null, "ratio": null},
+            {"name": "size", "value": 2, "unit": "bytes", "peer": "go: not measured: no", "peer_value": null, "ratio": null},
         ]});
-        assert_eq!(as_json("cold", &figures()), expected);
+        let mut figures = figures();
+        figures.push(Figure::new("size", 2.0, "bytes").without("go", "no"));
+        assert_eq!(as_json("cold", &figures), expected);
     }
 
     #[test]
