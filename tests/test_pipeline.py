@@ -635,3 +635,19 @@ def test_another_clone_elsewhere_gives_the_same_image(clone):
     other = Clone("another clone", of=clone)
     other.xtask("build")
     assert other.record("build")["image"]["digest"] == clone.record("build")["image"]["digest"]
+
+
+@pytest.mark.long
+def test_another_notebook_ships_by_one_line_of_pipeline_toml(clone):
+    before = clone.record("build")
+    with clone.edited("pipeline.toml", "credit_card_approval.ipynb", "credit_card_approval_boosting.ipynb"):
+        clone.xtask("pipeline")
+        build, test = clone.record("build"), clone.record("test")
+        assert build["model"]["digest"] != before["model"]["digest"]
+        assert test["cases"]["total"] > 0 and test["cases"]["failed"] == 0
+        assert test["metrics"]["parity"] == {"rows": 100_000, "class_differences": 0, "probability_differences": 0}
+        assert test["metrics"]["accuracy"] > 0.93
+        with Served(clone) as urls:
+            answers = [answer_of(urls["function_url"], event)[1] for event in (APPROVED, DENIED)]
+        assert [answer["prediction"] for answer in answers] == [1, 0]
+        assert {answer["model"] for answer in answers} == {build["model"]["digest"]}
