@@ -12,6 +12,8 @@ pub(super) struct Cuts {
     sorted: Vec<f64>,
     /// Of each cut the least threshold that has it.
     thresholds: Vec<f64>,
+    /// The first ones, close at hand.
+    first: [f64; MOST_COMPARED],
     index: Option<Index>,
 }
 
@@ -44,7 +46,8 @@ impl Cuts {
         let index =
             if (MOST_COMPARED + 1..MOST_SQUARES * 4).contains(&sorted.len()) { Index::new(&sorted) } else { None };
         sorted.extend([f64::INFINITY; MOST_COMPARED]);
-        (thresholds.len() < usize::from(u16::MAX)).then_some(Cuts { sorted, thresholds, index })
+        let first = std::array::from_fn(|place| sorted[place]);
+        (thresholds.len() < usize::from(u16::MAX)).then_some(Cuts { sorted, thresholds, first, index })
     }
 
     pub fn len(&self) -> usize {
@@ -62,8 +65,12 @@ impl Cuts {
     }
 
     /// How many cuts are below a value that is not missing.
+    #[inline]
     pub fn place(&self, value: f64) -> usize {
-        usize::from(self.places(&[value])[0])
+        match self.len() {
+            0..=MOST_COMPARED => self.first.iter().map(|cut| usize::from(*cut < value)).sum(),
+            _ => usize::from(self.places(&[value])[0]),
+        }
     }
 
     /// How many cuts are below each value that is not missing: without a branch on values, since none is likelier than another, and for

@@ -127,7 +127,7 @@ pub enum Refusal {
 }
 
 /// Why a row has no prediction: what the library itself would refuse.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RowError {
     slot: usize,
     /// What is wrong.

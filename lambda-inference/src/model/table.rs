@@ -36,6 +36,7 @@ impl Axis {
     }
 
     /// The cell of a value, if it is not refused.
+    #[inline]
     fn cell(&self, value: f64) -> Option<usize> {
         if value.abs() <= self.limit {
             Some(self.cuts.place(value))
@@ -161,6 +162,7 @@ impl Table {
     }
 
     /// The cell of a row; none if the model refuses one of its values.
+    #[inline]
     pub fn cell(&self, row: &[f64]) -> Option<usize> {
         let mut cell = 0;
         for axis in &self.cells.axes {
@@ -181,7 +183,7 @@ impl Table {
     }
 
     pub fn answer(&self, cell: usize) -> Result<Prediction, RowError> {
-        self.answers[cell].clone()
+        self.answers[cell]
     }
 
     pub fn probabilities(&self, cell: usize) -> &[f64] {

@@ -1,6 +1,7 @@
-//! All ways to a step's sums give the same bits: row by row, in blocks of every size, and by the table of cells.
+//! All ways to an answer give the same bits: row by row, in blocks of every size, by the splits asked all at once, and by the
+//! table of cells.
 
-use lambda_inference::Model;
+use lambda_inference::{Model, Scorer};
 
 use crate::builder::{File, Random, Tree, leaf, split};
 
@@ -12,6 +13,8 @@ struct Ensemble {
     trees: Vec<Tree>,
     base: Vec<f64>,
     argument: u32,
+    /// What is refused before the trees, as the argument of a `require` step.
+    refused: u32,
 }
 
 impl Ensemble {
@@ -25,7 +28,16 @@ impl Ensemble {
             tree(random, depth, features, width, few_thresholds)
         });
         let trees = trees.collect();
-        Ensemble { trees, base: (0..outputs).map(|_| random.unit() as f32 as f64).collect(), argument }
+        Ensemble { trees, base: (0..outputs).map(|_| random.unit() as f32 as f64).collect(), argument, refused: 0 }
+    }
+
+    /// Whether a row is refused, and if so in which feature.
+    fn refuses(&self, row: &[f64]) -> Option<usize> {
+        row.iter().position(|value| match self.refused {
+            refused if value.is_nan() => refused & 1 != 0,
+            refused if value.is_infinite() => refused & 6 != 0,
+            refused => refused & 4 != 0 && (*value as f32).is_infinite(),
+        })
     }
 
     /// A file whose probabilities are the sums, each led through a sigmoid of its own.
@@ -34,6 +46,9 @@ impl Ensemble {
         let features: Vec<(&str, u32, f64, f64)> = names.iter().map(|name| (name.as_str(), 0, -ANY, ANY)).collect();
         let labels: Vec<i64> = (0..self.base.len() as i64).collect();
         let mut file = File::empty(&features, &labels, 0);
+        if self.refused != 0 {
+            file.step([1, self.refused, 0, features.len() as u32, 0, 0, 0, 0], &[], &[]);
+        }
         let mut numbers = self.base.clone();
         let outputs = self.base.len();
         for tree in &self.trees {
@@ -116,15 +131,21 @@ fn check(ensemble: &Ensemble, random: &mut Random, features: usize, rows: usize)
     let model = ensemble.model(features);
     let missing = random.below(2) == 0;
     let rows: Vec<f64> = (0..rows * features).map(|_| value(random, missing)).collect();
-    let expected: Vec<Vec<u64>> = rows
+    let expected: Vec<Result<Vec<u64>, usize>> = rows
         .chunks(features)
-        .map(|row| ensemble.probabilities(row).iter().map(|value| value.to_bits()).collect())
+        .map(|row| match ensemble.refuses(row) {
+            Some(feature) => Err(feature),
+            None => Ok(ensemble.probabilities(row).iter().map(|value| value.to_bits()).collect()),
+        })
         .collect();
-    let bits = |values: &[f64]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+    let found = |scorer: &Scorer<'_>, row: usize| match scorer.prediction(row) {
+        Ok(_) => Ok(scorer.probabilities_of(row).iter().map(|value| value.to_bits()).collect()),
+        Err(error) => Err(error.feature(&model).expect("a value of the row is refused")),
+    };
     let mut alone = model.scorer();
     for (row, expected) in rows.chunks(features).zip(&expected) {
-        alone.predict(row).expect("every row has an answer");
-        assert_eq!(&bits(alone.probabilities()), expected, "{row:?}");
+        let _ = alone.predict(row);
+        assert_eq!(&found(&alone, 0), expected, "{row:?}");
     }
     // One scorer for all sizes: at some row it may begin to use a table.
     let mut together = model.scorer();
@@ -132,8 +153,7 @@ fn check(ensemble: &Ensemble, random: &mut Random, features: usize, rows: usize)
         for (rows, expected) in rows.chunks(features * size).zip(expected.chunks(size)) {
             together.predict_block(rows);
             for (row, expected) in expected.iter().enumerate() {
-                together.prediction(row).expect("every row has an answer");
-                assert_eq!(&bits(together.probabilities_of(row)), expected, "{size}");
+                assert_eq!(&found(&together, row), expected, "{size}");
             }
         }
     }
@@ -149,7 +169,8 @@ fn all_ways_give_the_same_bits() {
         let argument = conversion | [0, 4, 12][(round / 3 % 3) as usize];
         // Few features and thresholds make tables, many do not; beyond 1,024 features a node no longer fits its eight bytes.
         let (features, few) = [(3, true), (40, false), (1, true), (2, false), (1_100, false)][(round / 9 % 5) as usize];
-        let ensemble = Ensemble::random(&mut random, argument, features, few);
+        let mut ensemble = Ensemble::random(&mut random, argument, features, few);
+        ensemble.refused = [0, 0, 1, 4, 7][(round % 5) as usize];
         compared += check(&ensemble, &mut random, usize::from(features), if features > 1_000 { 20 } else { 150 });
     }
     assert!(compared > 20_000, "{compared}");
