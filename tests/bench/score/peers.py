@@ -122,21 +122,14 @@ def tl2cgen(name, model, rows, folder):
     return {"kind": kind, "library": library}
 
 
-def lleaves(name, model, rows, folder, blocks=True):
+def lleaves(name, model, rows, folder):
     """The object file of lleaves, linked to a library."""
     import lleaves
 
-    stem = folder / f"{name}.lleaves{'' if blocks else '-one'}"
+    stem = folder / f"{name}.lleaves"
     model.booster_.save_model(f"{stem}.txt")
-    trees = lleaves.Model(model_file=f"{stem}.txt")
-    options = {} if blocks else {"fblocksize": trees.num_trees()}
-    trees.compile(cache=f"{stem}.o", **options)
+    lleaves.Model(model_file=f"{stem}.txt").compile(cache=f"{stem}.o")
     return {"kind": "lleaves", "library": compiled([f"{stem}.o"], Path(f"{stem}.so"))}
-
-
-def lleaves_one_block(name, model, rows, folder):
-    """The same without blocks of trees, which its manual advises for single rows."""
-    return lleaves(name, model, rows, folder, blocks=False)
 
 
 def onnxruntime(name, model, rows, folder):
@@ -168,7 +161,6 @@ FROM_C = {
     "tl2cgen": (tl2cgen, ("xgboost", "lightgbm", "sklearn")),
     "m2cgen": (m2cgen, ("xgboost", "lightgbm", "sklearn")),
     "lleaves": (lleaves, ("lightgbm",)),
-    "lleaves, one block": (lleaves_one_block, ("lightgbm",)),
 }
 
 
