@@ -4,6 +4,7 @@
 //! without a peer has neither.
 
 mod cold;
+mod fairness;
 mod faults;
 mod gate;
 mod image;
@@ -22,8 +23,9 @@ use crate::terminal;
 type Benchmark = fn(&Path, &Options) -> Result<Measured>;
 
 /// Every benchmark, by the name that the command line takes.
-const BENCHMARKS: [(&str, Benchmark); 5] = [
+const BENCHMARKS: [(&str, Benchmark); 6] = [
     ("cold", |root, _| cold::measure(root).map(Measured::from)),
+    ("fairness", |root, _| fairness::measure(root)),
     ("faults", faults::measure),
     ("gate", gate::measure),
     ("image", |root, _| image::measure(root).map(Measured::from)),
@@ -169,9 +171,11 @@ fn as_table(figures: &[Figure]) -> String {
     text
 }
 
-/// As many digits as are worth reading: counts and large values whole, small ones to a hundredth.
+/// As many digits as are worth reading: counts and large values whole, small ones to a hundredth, tiny ones by their exponent.
 fn number(value: f64) -> String {
-    if value.fract() == 0.0 || value.abs() >= 1000.0 {
+    if value != 0.0 && value.abs() < 0.001 {
+        format!("{value:.1e}")
+    } else if value.fract() == 0.0 || value.abs() >= 1000.0 {
         format!("{value:.0}")
     } else if value.abs() >= 100.0 {
         format!("{value:.1}")
@@ -180,8 +184,12 @@ fn number(value: f64) -> String {
     }
 }
 
-/// To a thousandth: what lies behind is noise, and makes results hard to read and compare.
+/// To a thousandth: what lies behind is noise, and makes results hard to read and compare. Less than that stays what it is,
+/// so that a small difference does not become none.
 fn rounded(value: f64) -> Value {
+    if value != 0.0 && value.abs() < 0.001 {
+        return json!(value);
+    }
     let value = (value * 1000.0).round() / 1000.0;
     if value.fract() == 0.0 && value.abs() < 9e15 { json!(value as i64) } else { json!(value) }
 }
@@ -252,6 +260,12 @@ mod tests {
     }
 
     #[test]
+    fn a_tiny_value_is_not_none() {
+        assert_eq!((number(2.2e-16), rounded(2.2e-16)), ("2.2e-16".to_string(), json!(2.2e-16)));
+        assert_eq!((number(0.0), rounded(0.0)), ("0".to_string(), json!(0)));
+    }
+
+    #[test]
     fn the_table_lines_up() {
         let expected = "figure      ours  unit   peer    peer's  ratio\n\
                         cold start  1.50  ms     python     450    300\n\
@@ -263,6 +277,6 @@ mod tests {
     fn an_unknown_name_is_answered_with_those_that_exist() {
         let options = Options { name: "warm".to_string(), quick: false, only: None };
         let error = run(Path::new("."), &options, false).unwrap_err().to_string();
-        assert!(error.contains("\"warm\"") && error.contains("cold, faults, gate, image"), "{error}");
+        assert!(error.contains("\"warm\"") && error.contains("cold, fairness, faults, gate, image"), "{error}");
     }
 }

@@ -349,7 +349,7 @@ impl Bench<'_> {
 }
 
 /// The JSON at the end of what a program printed.
-fn last_line<T: for<'a> Deserialize<'a>>(log: &Path) -> Result<T> {
+pub(super) fn last_line<T: for<'a> Deserialize<'a>>(log: &Path) -> Result<T> {
     let text = fs::read_to_string(log).with_context(|| format!("read {}", log.display()))?;
     let line = text.lines().last().unwrap_or_default();
     serde_json::from_str(line).with_context(|| format!("a measurement was expected, not {line:?}"))
