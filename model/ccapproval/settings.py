@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from ccapproval.common import InputError, read_bytes
 from ccapproval.curves import SCORE_FIGURES
 from ccapproval.rates import FAIRNESS, RATES
 
+SIMPLE_MODELS = ("majority", "stump", "logistic regression")
 JUDGED = (*RATES, *SCORE_FIGURES, *FAIRNESS)
 
 
@@ -36,6 +37,68 @@ class Metrics:
     maximum: Mapping[str, float] = field(
         default_factory=lambda: {name: 0.1 for name in FAIRNESS if name.endswith("_difference")}
     )
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """The table `[behaviour]`.
+
+    Attributes:
+        seed: of the generated pairs and of the intervals.
+        pairs: how many are generated, shared by the checks that use them.
+        increasing: features of which more never turns an approval into a denial.
+        decreasing: features of which less never does.
+        invariant: features that change nothing; the sensitive attributes always belong to them.
+        margins: by how much of accuracy each simple model must be beaten.
+        maximum_overfit: how much the accuracy in training may exceed that of the test.
+        slice_rows: rows below which a slice is left out.
+        slice_accuracy: what no slice may surely be below.
+        minimum_class_share: share of the rarer class.
+        maximum_duplicates: share of training rows that repeat an earlier one.
+        maximum_overlap: share of test rows that are among the training rows.
+        maximum_feature_auc: above it a feature alone tells the target.
+        warn_only: names of checks whose failure warns and denies nothing.
+    """
+
+    seed: int = 0
+    pairs: int = 1_000_000
+    increasing: Sequence[str] = ()
+    decreasing: Sequence[str] = ()
+    invariant: Sequence[str] = ()
+    margins: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(SIMPLE_MODELS, 0.0))
+    maximum_overfit: float = 0.02
+    slice_rows: int = 500
+    slice_accuracy: float = 0.5
+    minimum_class_share: float = 0.01
+    maximum_duplicates: float = 0.5
+    maximum_overlap: float = 0.5
+    maximum_feature_auc: float = 0.99
+    warn_only: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Check:
+    """What came of a check of the behaviour.
+
+    Attributes:
+        kind: which sort of check it is.
+        name: of the check; unique.
+        status: `pass`, `fail` or `insufficient evidence`.
+        n: how many pairs, rows, slices, features or cases were looked at.
+        violations: how many of them are not as they should be.
+        reason: in words.
+        examples: the worst ones, with their values.
+        measured: figures behind the status, by name.
+    """
+
+    kind: str
+    name: str
+    status: str
+    n: int
+    violations: int
+    reason: str
+    examples: list[Any] = field(default_factory=list)
+    measured: dict[str, Any] = field(default_factory=dict)
 
 
 def number(value: Any, name: str, least: float = 0, whole: bool = False) -> Any:
@@ -96,3 +159,24 @@ def metrics_settings(tables: Mapping[str, Any]) -> Metrics:
             least = 100 if name == "draws" else 0
             number(value, f"[metrics] {name}", least, whole=True)
     return Metrics(**table)
+
+
+def behaviour_settings(tables: Mapping[str, Any]) -> Behaviour:
+    """The table `[behaviour]`, checked but for the names of features and checks.
+
+    Raises:
+        InputError: a key is unknown, or a value is out of place.
+    """
+    keys = [each.name for each in fields(Behaviour)]
+    table = known_keys(tables.get("behaviour", {}), keys, "[behaviour]")
+    for name, value in table.items():
+        place = f"[behaviour] {name}"
+        if name in ("increasing", "decreasing", "invariant", "warn_only"):
+            if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+                raise InputError(f"{place} must be a list of names, not {value!r}")
+        elif name == "margins":
+            for model, margin in known_keys(value, SIMPLE_MODELS, place).items():
+                number(margin, f"{place}.{model}", least=-1)
+        else:
+            number(value, place, whole=name in ("seed", "pairs", "slice_rows"))
+    return Behaviour(**table)

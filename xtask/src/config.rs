@@ -22,6 +22,9 @@ pub struct Config {
     /// Seed and limits of the metrics; the Python package reads and checks them.
     #[serde(default)]
     pub metrics: Value,
+    /// How the model has to behave; read and checked there, too.
+    #[serde(default)]
+    pub behaviour: Value,
     pub scan: Scan,
     #[serde(default)]
     pub policy_sets: Vec<PolicySet>,

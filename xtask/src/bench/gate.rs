@@ -80,6 +80,7 @@ fn contests(root: &Path) -> Result<(Vec<Contest>, Vec<String>)> {
         let oracle = match set.package.as_str() {
             "main" => model_is_good,
             "security" => security_is_good,
+            "behaviour" => behaviour_is_good,
             other => {
                 unopposed.push(other.to_string());
                 continue;
@@ -214,6 +215,7 @@ fn good_input(random: &mut Random) -> Value {
         "rows": random.pick(&[1, 100_000]),
         "parity": {"rows": 100_000, "class_differences": 0, "probability_differences": 0},
         "tests": {"total": 12, "passed": 11, "failed": 0, "skipped": 1},
+        "behaviour": good_behaviour(random),
         "training_image": training,
         "scan": {
             "digest": "sha256:0a",
@@ -223,6 +225,21 @@ fn good_input(random: &mut Random) -> Value {
             "python": random.pick(&[&done, &not_done, &off]),
         },
     })
+}
+
+fn good_behaviour(random: &mut Random) -> Value {
+    let check = |kind: &&str| {
+        json!({
+            "kind": kind, "name": kind, "status": "pass", "severity": "error", "n": 1, "violations": 0, "reason": "",
+        })
+    };
+    let mut checks: Vec<_> =
+        ["monotone", "cases", "overfit", "baseline", "slices", "data", "leakage"].iter().map(check).collect();
+    if random.below(2) == 0 {
+        checks[3]["status"] = json!(random.pick(&["fail", "insufficient evidence"]));
+        checks[3]["severity"] = json!("warn");
+    }
+    json!({"model": "sha256:0b", "pairs": random.pick(&[1_000_000, 1_000_001]), "checks": checks})
 }
 
 /// Breaks one value, somewhere in the tree.
@@ -404,6 +421,26 @@ fn model_is_good(input: &Value) -> bool {
         && none(&tests["failed"])
         && adds_up
         && same_text(&input["metrics_model"], &input["image_model"])
+}
+
+fn behaviour_is_good(input: &Value) -> bool {
+    let behaviour = &input["behaviour"];
+    let checks = behaviour["checks"].as_array().map_or(&[][..], Vec::as_slice);
+    let kinds = ["cases", "overfit", "baseline", "slices", "data", "leakage"];
+    same_text(&input["image_model"], &behaviour["model"])
+        && count(&behaviour["pairs"]).is_some_and(|pairs| pairs >= 1e6)
+        && kinds.iter().all(|kind| checks.iter().any(|check| check["kind"] == **kind))
+        && checks.iter().all(check_is_good)
+}
+
+fn check_is_good(check: &Value) -> bool {
+    let texts = check["name"].is_string() && check["kind"].is_string();
+    let looked = count(&check["n"]);
+    let warns = check["severity"] == "warn";
+    let counted = looked.is_some() && count(&check["violations"]).is_some();
+    let passed = check["status"] == "pass" && looked != Some(0.0) && count(&check["violations"]) == Some(0.0);
+    let failed = check["status"] == "fail" || check["status"] == "insufficient evidence";
+    texts && counted && (warns || check["severity"] == "error") && (passed || warns && failed)
 }
 
 fn security_is_good(input: &Value) -> bool {

@@ -225,6 +225,7 @@ fn input(context: &Context, build: &Record<build::Content>) -> (Value, Vec<Strin
                 input[name] = test.metrics[name].clone();
             }
             input["metrics_model"] = test.metrics["model"].clone();
+            input["behaviour"] = test.behaviour;
             let cases = &test.cases;
             input["tests"] = json!({
                 "total": cases.total, "passed": cases.passed, "failed": cases.failed, "skipped": cases.skipped,

@@ -1,8 +1,8 @@
 //! Test: the notebook's tests, the metrics of the very model in the image, and the parity of Python and Rust.
 //!
 //! Reads build.json and the image in the registry. Writes `test.json`, beside it `report.xml`, `metrics.json`,
-//! `model_metrics.html`, `shared_env_variables.txt` and `predictions.csv`. It only measures; the gate judges. At the end the run is
-//! logged to MLflow.
+//! `behaviour.json`, `model_metrics.html`, `shared_env_variables.txt` and `predictions.csv`. It only measures; the gate
+//! judges. At the end the run is logged to MLflow.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -32,13 +32,22 @@ pub struct Content {
     pub notebook: Place,
     /// The content of metrics.json.
     pub metrics: Value,
+    /// The content of behaviour.json.
+    #[serde(default)]
+    pub behaviour: Value,
     /// Where the report can be read.
     pub report_url: String,
     pub report_key: String,
 }
 
-const FILES: [&str; 5] =
-    ["report.xml", "metrics.json", "model_metrics.html", "shared_env_variables.txt", "predictions.csv"];
+const FILES: [&str; 6] = [
+    "report.xml",
+    "metrics.json",
+    "behaviour.json",
+    "model_metrics.html",
+    "shared_env_variables.txt",
+    "predictions.csv",
+];
 
 /// Runs the stage.
 pub fn run(context: &Context) -> Result<Record<Content>> {
@@ -71,7 +80,7 @@ pub fn run(context: &Context) -> Result<Record<Content>> {
     let model = model_of_image(context, &work, &build)?;
     let python = tools::python_environment(&context.root, &context.config.model.directory)?;
     let (cases, place) = notebook::run_tests(context, &work, &python, &build.content.training_image)?;
-    let metrics = measure(context, &work, &python, &model, &build.content.model.digest)?;
+    let (metrics, behaviour) = measure(context, &work, &python, &model, &build.content.model.digest)?;
     let report_url = upload_report(context, &work)?;
     let content = Content {
         model: build.content.model.digest.clone(),
@@ -79,6 +88,7 @@ pub fn run(context: &Context) -> Result<Record<Content>> {
         cases,
         notebook: place,
         metrics,
+        behaviour,
         report_url,
         report_key: environment.report_key.clone(),
     };
@@ -113,32 +123,52 @@ fn model_of_image(context: &Context, work: &Work, build: &Record<build::Content>
     Ok(path)
 }
 
-/// Scores the test split with the Rust program and the model of the image, and has Python judge the predictions.
-fn measure(context: &Context, work: &Work, python: &tools::Environment, model: &Path, digest: &str) -> Result<Value> {
+/// Scores the test split with the Rust program and the model of the image, and has Python judge the predictions and try how the
+/// two behave.
+fn measure(
+    context: &Context,
+    work: &Work,
+    python: &tools::Environment,
+    model: &Path,
+    digest: &str,
+) -> Result<(Value, Value)> {
     let programs = build::compile(&context.root, &context.config.inference, &work.log("compile"))?;
     Program::new("score the test split", &programs.score, &work.folder)
         .arg("--model")
         .arg(model)
         .args(["--input", "test_split.csv", "--output", "predictions.csv"])
         .run(&work.log("score"))?;
-    python
-        .module("measure the model", &format!("{}.metrics", context.config.model.package), &work.folder)
-        .arg("--run")
-        .arg(&work.folder)
-        .arg("--predictions")
-        .arg(work.folder.join("predictions.csv"))
-        .arg("--out")
-        .arg(&work.folder)
-        .arg("--settings")
-        .arg(context.root.join(config::FILE))
-        .run(&work.log("metrics"))?;
-    let path = work.folder.join("metrics.json");
+    let module = |what: &str, name: &str| {
+        python
+            .module(what, &format!("{}.{name}", context.config.model.package), &work.folder)
+            .arg("--run")
+            .arg(&work.folder)
+            .arg("--predictions")
+            .arg(work.folder.join("predictions.csv"))
+            .arg("--out")
+            .arg(&work.folder)
+            .arg("--settings")
+            .arg(context.root.join(config::FILE))
+    };
+    module("measure the model", "metrics").run(&work.log("metrics"))?;
+    module("try how the model behaves", "behaviour")
+        .arg("--score")
+        .arg(&programs.score)
+        .arg("--model")
+        .arg(model)
+        .run(&work.log("behaviour"))?;
+    Ok((read_of_model(work, "metrics.json", digest)?, read_of_model(work, "behaviour.json", digest)?))
+}
+
+/// The content of a file that must speak of the model in the image.
+fn read_of_model(work: &Work, name: &str, digest: &str) -> Result<Value> {
+    let path = work.folder.join(name);
     let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-    let metrics: Value = serde_json::from_str(&text).with_context(|| format!("understand {}", path.display()))?;
-    if metrics["model"] != digest {
-        bail!("{} speaks of model {}, the image has {digest}", path.display(), metrics["model"]);
+    let content: Value = serde_json::from_str(&text).with_context(|| format!("understand {}", path.display()))?;
+    if content["model"] != digest {
+        bail!("{} speaks of model {}, the image has {digest}", path.display(), content["model"]);
     }
-    Ok(metrics)
+    Ok(content)
 }
 
 /// Publishes the report in the bucket: under its fixed name, and under the run's own for later.
@@ -175,7 +205,7 @@ fn shared_variables(text: &str) -> (BTreeMap<String, String>, Vec<String>) {
 }
 
 fn report(record: &Record<Content>) {
-    let Content { cases, notebook, metrics, report_url, .. } = &record.content;
+    let Content { cases, notebook, metrics, behaviour, report_url, .. } = &record.content;
     note(&format!(
         "notebook: {} cases, {} passed, {} failed, {} skipped, in the {}",
         cases.total, cases.passed, cases.failed, cases.skipped, notebook.kind
@@ -194,6 +224,13 @@ fn report(record: &Record<Content>) {
         "Python and Rust: {} different classes, {} different probabilities in {} rows",
         metrics["parity"]["class_differences"], metrics["parity"]["probability_differences"], metrics["parity"]["rows"]
     ));
+    let checks = behaviour["checks"].as_array().map_or(&[][..], Vec::as_slice);
+    let passed = checks.iter().filter(|check| check["status"] == "pass").count();
+    note(&format!("behaviour: {passed} of {} checks passed, {} generated pairs", checks.len(), behaviour["pairs"]));
+    for check in checks.iter().filter(|check| check["status"] != "pass") {
+        let text = |key: &str| check[key].as_str().unwrap_or_default();
+        note(&format!("  {}: {}: {}", text("status"), text("name"), text("reason")));
+    }
     note(&format!("report {report_url}"));
 }
 
