@@ -1,6 +1,6 @@
 //! Cutting a stream of text into chunks at the ends of records.
 
-use std::io::{ErrorKind, Read};
+use std::io::Read;
 
 use memchr::{memchr, memchr_iter, memrchr};
 
@@ -39,19 +39,8 @@ impl<R: Read> Chunks<R> {
 
     /// Reads up to `count` more bytes; false at the end of the input.
     fn read_more(&mut self, bytes: &mut Vec<u8>, count: usize) -> Result<bool, String> {
-        let mut filled = bytes.len();
-        bytes.resize(filled + count, 0);
-        while filled < bytes.len() {
-            match self.input.read(&mut bytes[filled..]) {
-                Ok(0) => break,
-                Ok(read) => filled += read,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(format!("read: {error}")),
-            }
-        }
-        let more = filled == bytes.len();
-        bytes.truncate(filled);
-        Ok(more)
+        let read = (&mut self.input).take(count as u64).read_to_end(bytes).map_err(|error| format!("read: {error}"))?;
+        Ok(read == count)
     }
 }
 

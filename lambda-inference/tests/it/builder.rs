@@ -41,8 +41,8 @@ impl Random {
 }
 
 /// How often a test with random input runs: `FUZZ` says it, else a number that is quick.
-pub fn rounds() -> u64 {
-    std::env::var("FUZZ").map_or(200_000, |count| count.parse().expect("FUZZ is a number"))
+pub fn rounds(quick: u64) -> u64 {
+    std::env::var("FUZZ").map_or(quick, |count| count.parse().expect("FUZZ is a number"))
 }
 
 /// A tree that answers by recursion over itself, for comparison.

@@ -2,9 +2,11 @@
 
 mod bootstrap;
 mod builder;
+mod corpus;
 mod model_file;
 #[cfg(feature = "parquet")]
 mod parquet;
 mod paths;
 mod requests;
+mod rows;
 mod score;

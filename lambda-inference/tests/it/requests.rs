@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::builder::{File, Random, Tree, credit, leaf, rounds, split};
+use crate::corpus;
 
 const NAMES: [&str; 4] = ["Num_Children", "Income", "Own_Car", "Own_Housing"];
 const GOOD: &str = r#"{"Num_Children": 2, "Income": 90000, "Own_Car": 1, "Own_Housing": 1}"#;
@@ -446,13 +447,34 @@ fn mutate(random: &mut Random, event: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
+/// Answers an event and compares the answer with what another reader makes of it; whether it was a prediction.
+#[track_caller]
+pub fn agrees(model: &Model, tree: &Tree, event: &str) -> bool {
+    let (status, body) = ask(model, event);
+    let expected = independent_answer(event);
+    if status != 200 {
+        // The other reader keeps the last of doubled fields, which in an envelope or with escapes it does not notice.
+        let twice = body["error"].as_str().is_some_and(|error| error.ends_with("is given twice"));
+        let doubled = body["error"] == "the request's envelope is malformed" || (twice && event.contains("\\u"));
+        assert!((400..500).contains(&status) || status == 204, "{status}: {event}");
+        assert!(expected.is_none() || doubled || status == 204, "refused, and should not have been: {event}: {body}");
+        return false;
+    }
+    let row = expected.unwrap_or_else(|| panic!("answered, and should not have been: {event}"));
+    let probabilities = tree.probabilities(&row);
+    assert_eq!(body["probability"].as_f64(), Some(probabilities[1]), "{event}");
+    assert_eq!(body["prediction"], json!(i64::from(probabilities[1] > probabilities[0])), "{event}");
+    true
+}
+
 #[test]
 fn random_events_are_answered_only_if_another_reader_agrees() {
     let (file, tree) = credit();
     let model = file.model();
     let mut random = Random(5);
+    let kept = corpus::kept("requests");
     let (mut answered, mut refused) = (0, 0);
-    for round in 0..rounds() {
+    for round in 0..rounds(200_000) {
         let application = format!(
             "{{\"Num_Children\": {}, \"Income\": {}, \"Own_Car\": {}, \"Own_Housing\": {}}}",
             random.below(4),
@@ -460,32 +482,24 @@ fn random_events_are_answered_only_if_another_reader_agrees() {
             random.below(2),
             random.below(2)
         );
-        let event = match round % 5 {
+        let event = match round % 6 {
+            5 => {
+                let (_, bytes) = &kept[random.below(kept.len())];
+                mutate(&mut random, &String::from_utf8_lossy(bytes))
+            }
             0 => mutate(&mut random, &http("POST", json!(application), false)),
             1 => http("POST", json!(STANDARD.encode(mutate(&mut random, &application))), true),
             2 => http("POST", json!(mutate(&mut random, &application)), false),
             _ => mutate(&mut random, &application),
         };
-        let (status, body) = ask(&model, &event);
-        let expected = independent_answer(&event);
-        if status == 200 {
-            let row = expected.unwrap_or_else(|| panic!("answered, and should not have been: {event}"));
-            let probabilities = tree.probabilities(&row);
-            assert_eq!(body["probability"].as_f64(), Some(probabilities[1]), "{event}");
-            assert_eq!(body["prediction"], json!(i64::from(probabilities[1] > probabilities[0])), "{event}");
+        if agrees(&model, &tree, &event) {
             answered += 1;
         } else {
-            // In an envelope the other reader keeps the last of doubled fields.
-            let doubled = body["error"] == "the request's envelope is malformed";
-            assert!(
-                expected.is_none() || doubled || status == 204,
-                "refused, and should not have been: {event}: {body}"
-            );
             refused += 1;
         }
     }
     println!("{answered} requests answered, {refused} refused");
-    assert!(answered > 25_000 && refused > 50_000, "{answered} answered, {refused} refused");
+    assert!(answered > 20_000 && refused > 50_000, "{answered} answered, {refused} refused");
 }
 
 /// One text, which a lookup turns into the number of its leaf.
