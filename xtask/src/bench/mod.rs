@@ -3,6 +3,7 @@
 //! `ratio` is the peer's value over ours. All figures are times or sizes, so above 1 ours is the better one. A figure
 //! without a peer has neither.
 
+mod batch;
 mod cold;
 mod fairness;
 mod faults;

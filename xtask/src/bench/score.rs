@@ -15,13 +15,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
-use super::{Figure, Measured, Options};
+use super::{Figure, Measured, Options, batch};
 use crate::process::{Program, tail};
 use crate::terminal::{note, warning};
 use crate::{digest, paths, tools};
 
 /// The uv project with the peers.
-const PROJECT: &str = "tests/bench/score";
+pub(super) const PROJECT: &str = "tests/bench/score";
 /// The processor that everything is held on: the first one serves the rest of the system.
 const PROCESSOR: &str = "1";
 /// The processors of two threads.
@@ -120,6 +120,9 @@ pub(super) fn measure(root: &Path, options: &Options) -> Result<Measured> {
         if model == FEW_FEATURES {
             measured.figures.extend(bench.beside_memory(model, &predictor)?);
         }
+    }
+    if options.only.is_none() {
+        measured.figures.extend(batch::measure(root)?);
     }
     Ok(measured)
 }
