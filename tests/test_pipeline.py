@@ -399,6 +399,8 @@ def flip(data: bytes) -> bytes:
     ("metrics.json", lambda data: data.replace(b"0.92", b"0.99"), "deploy", 1, "was changed"),
     ("gate.json", lambda data: data[:-10], "deploy", 1, "is corrupted"),
     ("predictions.csv", flip, "gate", 3, "was changed"),
+    ("bundle.json", lambda data: data.replace(b'"verdict":"allow"', b'"verdict":"warn"'), "deploy", 1, "the records say"),
+    ("bundle.json", lambda data: data[:200], "deploy", 1, "is corrupted"),
 ])
 def test_tampered_evidence_is_refused_by_name(clone, file, change, command, code, text):
     tampered(clone, file, change, command, code, text)

@@ -18,7 +18,7 @@ use crate::records::{self, Record, Stage};
 use crate::stages::{build, deploy, gate, scan, test};
 use crate::training_image::TrainingImage;
 use crate::waivers::Waived;
-use crate::{digest, github, lock, paths, terminal, verdict_output};
+use crate::{digest, evidence, github, lock, paths, terminal, verdict_output};
 
 /// Options of `approve`.
 #[derive(Args)]
@@ -43,6 +43,8 @@ struct Question {
     commit: Option<String>,
     dirty: Option<bool>,
     gate: String,
+    /// Digest of the document that names all evidence.
+    evidence: String,
     verdict: gate::Verdict,
     model: String,
     image: String,
@@ -157,6 +159,7 @@ fn question(context: &Context, gate: &Record<gate::Content>) -> Result<Question>
         commit: build.content.commit.clone(),
         dirty: build.content.dirty,
         gate: context.record_digest(Stage::Gate)?,
+        evidence: evidence::verify(context)?,
         verdict: gate.content.verdict,
         model: build.content.model.digest.clone(),
         image: build.content.image.digest.clone(),
@@ -233,6 +236,7 @@ fn print(question: &Question) {
         }
     }
     row("traffic", question.rollout.clone());
+    row("evidence", question.evidence.clone());
     row("verdict", format!("{}, gate.json {}", question.verdict.name(), question.gate));
 }
 

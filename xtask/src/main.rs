@@ -20,6 +20,7 @@ mod dependencies;
 mod digest;
 mod doctor;
 mod engine;
+mod evidence;
 mod exit;
 mod function;
 mod git;

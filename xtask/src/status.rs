@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use crate::context::Context;
 use crate::records::{self, Stage};
 use crate::stages::deploy::{self, alias};
-use crate::{approval, decisions, terminal};
+use crate::{approval, decisions, evidence, terminal};
 
 /// Prints the state of the newest (or named) run and of the function.
 pub fn run(context: &Context) -> Result<()> {
@@ -46,6 +46,7 @@ pub fn run(context: &Context) -> Result<()> {
         })
     });
     let approval = run.as_ref().map(|_| approval::state(context));
+    let evidence = run.as_ref().map_or_else(|| "none".to_string(), |_| evidence::state(context));
     let decisions = match decisions::read(&context.root) {
         Ok(decisions) => format!("{}, and the log of them is whole", decisions.len()),
         Err(error) => format!("{error:#}"),
@@ -53,7 +54,7 @@ pub fn run(context: &Context) -> Result<()> {
     if context.json {
         println!(
             "{}",
-            json!({"run": run, "stages": stages, "live": live, "approval": approval, "decisions": decisions})
+            json!({"run": run, "stages": stages, "live": live, "approval": approval, "decisions": decisions, "evidence": evidence})
         );
         return Ok(());
     }
@@ -69,6 +70,7 @@ pub fn run(context: &Context) -> Result<()> {
         println!("  approval {approval}");
     }
     println!("  verdicts {decisions}");
+    println!("  evidence {evidence}");
     let (function, name) = (&context.environment.function, &context.environment.alias);
     let Some(live) = live else {
         println!("nothing is deployed as {function}:{name}");

@@ -21,7 +21,7 @@ use crate::stages::{build, scan, test};
 use crate::terminal::{note, warning};
 use crate::training_image::TrainingImage;
 use crate::waivers::{self, Remarks};
-use crate::{decisions, digest, exit, github, pipeline, records, sarif, verdict_output};
+use crate::{decisions, digest, evidence, exit, github, pipeline, records, sarif, verdict_output};
 
 /// What was decided, and on what.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -112,21 +112,22 @@ pub fn run(context: &Context, print: Option<Format>) -> Result<Record<Content>> 
     }
     let now = Utc::now();
     let inputs = inputs(context, now)?;
-    if let Some(record) = context.unchanged::<Content>(Stage::Gate, &inputs) {
+    let record = context.unchanged::<Content>(Stage::Gate, &inputs);
+    if let Some(record) = record.filter(|_| evidence::verify(context).is_ok()) {
         context.skipped(Stage::Gate);
         return conclude(context, record, print);
     }
     let work = context.begin(Stage::Gate)?;
-    let (input, mut evidence) = input(context, &build);
-    evidence.extend(untimely(context, &build, now));
+    let (input, mut missing) = input(context, &build);
+    missing.extend(untimely(context, &build, now));
     let judge = |set| policy::judge(&context.root, &context.environment_name, set, &input);
     let mut outcomes: Vec<Outcome> = sets.iter().map(judge).collect();
     let waivers = waivers::apply(&context.config.waivers, &mut outcomes, now.date_naive());
     let content = Content {
-        verdict: verdict(&evidence, &waivers, &outcomes),
+        verdict: verdict(&missing, &waivers, &outcomes),
         model: build.content.model.digest.clone(),
         image: build.content.image.digest.clone(),
-        evidence,
+        evidence: missing,
         outcomes,
         waivers,
         input,
@@ -136,6 +137,7 @@ pub fn run(context: &Context, print: Option<Format>) -> Result<Record<Content>> 
     write(SARIF, &serde_json::to_vec_pretty(&sarif::of_gate(environment, &content))?)?;
     write(JUNIT, verdict_output::junit(environment, &content).as_bytes())?;
     let record = work.finish(inputs, &[SARIF, JUNIT], content)?;
+    evidence::write(context)?;
     decisions::log(&context.root, &record)?;
     conclude(context, record, print)
 }

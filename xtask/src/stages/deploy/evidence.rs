@@ -8,7 +8,7 @@ use crate::context::Context;
 use crate::records::{self, Record, Stage};
 use crate::rollback;
 use crate::stages::{build, gate, scan, test};
-use crate::{digest, exit, paths};
+use crate::{digest, evidence, exit, paths};
 
 /// The gate's record, if it allows this and rests on exactly the records that lie beside it.
 pub fn verified_gate(context: &Context) -> Result<Record<gate::Content>> {
@@ -57,6 +57,7 @@ pub fn verified_gate(context: &Context) -> Result<Record<gate::Content>> {
             bail!("{file} speaks of {found}, build.json of {expected}: run the pipeline again");
         }
     }
+    evidence::verify(context)?;
     Ok(gate)
 }
 
