@@ -727,6 +727,25 @@ def test_report_loads(browser):
     response = page.goto(REAL["report_url"])
     assert response.status == 200
     assert "text/html" in response.headers["content-type"]
-    assert page.locator("body").inner_text().strip()
+    assert page.locator(".verdict h2").inner_text().startswith("Verdict: may ship")
+    judge_report(page)
     assert errors == []
     page.close()
+
+
+def judge_report(page):
+    """Moves the report's slider there and back, and has the page judged in both colours, narrow and wide."""
+    recall = page.locator("[data-series='0'][data-rate='recall']")
+    before = recall.inner_text()
+    slider = page.get_by_role("slider")
+    slider.fill("100")
+    assert page.locator("output").inner_text() == "1.00"
+    assert recall.inner_text() != before
+    page.get_by_role("button", name="Back to").click()
+    assert recall.inner_text() == before
+    for scheme, width in [("light", 1180), ("dark", 1180), ("light", 390)]:
+        page.emulate_media(color_scheme=scheme)
+        page.set_viewport_size({"width": width, "height": 900})
+        found = Axe().run(page).response["violations"]
+        assert [(each["id"], each["impact"], [node["target"] for node in each["nodes"]][:3]) for each in found] == []
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -34,10 +34,10 @@ from ccapproval.common import (
 from ccapproval.curves import CALIBRATION
 from ccapproval.examination import Examination, drawn
 from ccapproval.export import load_estimator
+from ccapproval.importance import dependence, importances
 from ccapproval.intervals import CONFIDENCE
 from ccapproval.model_file import decode
 from ccapproval.rates import fairness, group_rates, rates
-from ccapproval.report import render
 from ccapproval.settings import Metrics, metrics_settings, read_tables
 
 # The notebook takes the figures of its tables from here.
@@ -189,7 +189,7 @@ def measure(
     if unknown:
         raise InputError(f"{predictions} predicts {unknown}, which are not classes of the model")
     actual = table[training["target"]].to_numpy() == positive
-    sensitive = table[training["sensitive"]]
+    sensitive, rows = table[training["sensitive"]], table[training["features"]]
     estimator = load_estimator(run / "model.joblib")
     examination = Examination(settings)
     found = examination.of(actual, classes == positive, chances, sensitive)
@@ -214,9 +214,13 @@ def measure(
             )
         },
         "curves": drawn(actual, chances, sensitive),
+        "importances": importances(estimator, rows, table[training["target"]], settings.seed),
+        "dependence": dependence(
+            estimator, rows, list(estimator.classes_).index(positive), settings.seed
+        ),
         "parity": parity(
             estimator,
-            table[training["features"]],
+            rows,
             positive,
             classes,
             chances,
@@ -262,9 +266,7 @@ def main() -> int:
 
     def run() -> None:
         settings = metrics_settings(read_tables(arguments.settings))
-        metrics, training, model = measure(arguments.run, arguments.predictions, settings)
-        page = render(metrics, training, decode(model))
-        write_atomically(arguments.out / "model_metrics.html", page)
+        metrics, _, _ = measure(arguments.run, arguments.predictions, settings)
         variables = shared_variables(metrics)
         write_atomically(arguments.out / "shared_env_variables.txt", variables)
         write_atomically(arguments.out / "metrics.json", to_json(metrics))

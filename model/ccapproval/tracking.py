@@ -95,7 +95,8 @@ def draw(run: Path, training: Mapping[str, Any], metrics: Mapping[str, Any], fol
 
     from ccapproval import plots
     from ccapproval.model_file import decode
-    from ccapproval.report import COMPARED, PERFORMANCE
+    from ccapproval.report import PERFORMANCE
+    from ccapproval.report_fairness import COMPARED
 
     plots.style()
 

@@ -6,10 +6,10 @@ import subprocess
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import SMALL_CELLS, write_predictions
+from conftest import FOLDER, SMALL_CELLS, write_predictions
 
-from ccapproval import data, metrics, report, train
-from ccapproval.common import InputError
+from ccapproval import data, metrics, model_card, report, train
+from ccapproval.common import InputError, to_json, write_atomically
 from ccapproval.model_file import decode
 
 
@@ -156,8 +156,10 @@ def test_an_undefined_gap_is_null_and_not_handed_on(small, tmp_path, monkeypatch
     assert found["fairness"]["group"]["reasons"]["equal_opportunity_difference"]
     variables = (tmp_path / "m" / "shared_env_variables.txt").read_text()
     assert variables == f"ACCURACY={found['accuracy']!r}\n"
-    page = (tmp_path / "m" / "model_metrics.html").read_text()
-    assert "there is only one group" in page
+    write_atomically(out / "metrics.json", to_json(found))
+    behaviour = {"model": found["model"], "seed": 0, "pairs": 0, "checks": []}
+    write_atomically(out / "behaviour.json", to_json(behaviour))
+    assert "there is only one group" in report.draw(out, FOLDER / model_card.FILE, None)
 
 
 def test_probabilities_are_read_to_the_last_bit(tmp_path):
@@ -332,7 +334,9 @@ def test_other_families_are_measured_too(small, scorer, cell, how):
     subprocess.run([scorer, *files, "--output", predictions], check=True)
     found, training, model = metrics.measure(out, predictions)
     assert found["parity"] == {"rows": 50, "class_differences": 0, "probability_differences": 0}
-    assert how in report.render(found, training, decode(model))
+    card = model_card.read_card(FOLDER / model_card.FILE)
+    behaviour = {"seed": 0, "pairs": 0, "checks": []}
+    assert how in report.render(found, behaviour, training, decode(model), card)
     lines = predictions.read_text().splitlines()
     label, chance = lines[1].split(",")
     other = float(chance) + (-1e-6 if float(chance) > 0.5 else 1e-6)

@@ -1,3 +1,5 @@
+import base64
+import hashlib
 import json
 import re
 from dataclasses import replace
@@ -5,10 +7,12 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from conftest import FOLDER
 from sklearn.tree import DecisionTreeClassifier
 
-from ccapproval import charts, export, metrics, report
-from ccapproval.model_file import LEAF, NODE_DTYPE, TREE_DTYPE, decode, encode
+from ccapproval import charts, export, metrics, model_card, report
+from ccapproval.common import InputError, to_json
+from ccapproval.model_file import LEAF, NODE_DTYPE, TREE_DTYPE, Decide, decode, encode
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 
@@ -46,10 +50,30 @@ def measured(run):
     return metrics.measure(run, run / "predictions.csv")
 
 
+CARD = model_card.read_card(FOLDER / model_card.FILE)
+
+
+CHECK = {
+    "kind": "monotone", "name": "monotone Income", "status": "pass", "severity": "error",
+    "n": 250_000, "violations": 0, "reason": "none found", "examples": [], "measured": {},
+}  # fmt: skip
+FAILED = CHECK | {
+    "kind": "slices", "name": "weak <slices>", "status": "fail", "severity": "warn", "n": 7_000,
+    "violations": 12, "reason": "Income < 3", "examples": [{"Income": 2, "<i>": "</pre>"}],
+}  # fmt: skip
+
+
+def behaviour(found):
+    return {"model": found["model"], "seed": 5, "pairs": 1_000_000, "checks": [CHECK, FAILED]}
+
+
+def page(found, training, model, card=CARD, live=None):
+    return report.render(found, behaviour(found), training, decode(model), card, live)
+
+
 @pytest.fixture(scope="module")
 def html(measured):
-    found, training, model = measured
-    return report.render(found, training, decode(model))
+    return page(*measured)
 
 
 def test_page_shows_the_figures_of_the_record(html, measured):
@@ -64,8 +88,15 @@ def test_page_shows_the_figures_of_the_record(html, measured):
     for each in found["groups"]["Group"].values():
         for rate in ("selection_rate", "recall", "false_positive_rate", "accuracy"):
             assert f"{100 * each[rate]:.2f} %" in text
-    for value in training["importances"].values():
-        assert f"{100 * value:.2f} %" in text
+    for value in found["importances"].values():
+        assert f"{100 * max(0, value):.2f} %" in text
+    low, high = found["intervals"]["fairnessScoreEqualOpportunity"]
+    assert f"95 % interval {low:.2f} to {high:.2f}" in text
+    aware = found["baselines"]["aware"]
+    assert f"Aware baseline {100 * aware['overall']['accuracy']:.2f} %" in text
+    assert f"{aware['fairnessScoreEqualOpportunity']:.2f} points" in text
+    for judged in found["fairness"]["Group"]["evidence"].values():
+        assert judged["reason"] is None or judged["reason"] in text
     for chance in decode(model).leaves[:, 1]:
         assert f"{100 * chance:.2f} % approve" in text
     assert training["model"]["sha256"] in text
@@ -75,10 +106,15 @@ def test_page_shows_the_figures_of_the_record(html, measured):
 
 
 def test_page_loads_nothing(html):
-    assert not re.search(r"https?:|//[a-z]|url\(|@import|<script|\bsrc=|<link|\bhref=", html, re.I)
+    assert not re.search(r"https?:|url\(|@import|\bsrc=|<link|\bhref=", html, re.I)
     tags = Page(html).tags
     policy = [each for tag, each in tags if each.get("http-equiv") == "Content-Security-Policy"]
     assert policy[0]["content"].startswith("default-src 'none'")
+    # The one script that may run is the page's own, named by its digest.
+    scripts = re.findall(r"<script>(.*?)</script>", html, re.S)
+    named = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
+    assert len(scripts) == 1
+    assert f"script-src 'sha256-{named}'" in policy[0]["content"]
 
 
 def test_page_can_be_read_without_seeing_it(html):
@@ -100,7 +136,7 @@ def test_page_is_drawn_from_its_arguments_alone(html, measured):
     changed = json.loads(json.dumps(found))
     changed["accuracy"] = 0.123456
     changed["parity"]["probability_differences"] = 17
-    text = Page(report.render(changed, training, decode(model))).text
+    text = Page(page(changed, training, model)).text
     assert "12.35 %" in text
     assert "17 differences in 100,000 predictions" in text
 
@@ -110,9 +146,106 @@ def test_names_are_escaped(measured):
     changed = json.loads(json.dumps(found))
     changed["groups"]["<i>&"] = changed["groups"].pop("Group")
     changed["fairness"]["<i>&"] = changed["fairness"].pop("Group")
-    html = report.render(changed, training | {"features": ["Group"]}, decode(model))
+    changed["curves"]["groups"]["</script><i>"] = changed["curves"]["groups"].pop("Group")
+    changed["importances"]["<i>"] = 0.5
+    changed["dependence"]["<i>"] = changed["dependence"]["Income"]
+    card = CARD | {"owner": "<i>"}
+    html = page(changed, training | {"features": ["Group"]}, model, card)
     assert "Fairness by &lt;i&gt;&amp;" in html
     assert "<i>" not in html
+
+
+def test_the_verdict_has_one_place_at_the_top(html):
+    begin, end = html.index("<!-- verdict -->"), html.index("<!-- end of verdict -->")
+    assert html.count("<!-- verdict -->") == html.count("<!-- end of verdict -->") == 1
+    assert begin < end < html.index("<main>")
+    assert "not judged yet" in html[begin:end]
+
+
+def test_the_explorer_holds_the_rates_of_the_record(html, measured):
+    data = json.loads(re.search(r'<script type="application/json">(.*?)</script>', html).group(1))
+    curves = measured[0]["curves"]
+    assert data["thresholds"] == curves["overall"]["sweep"]["threshold"]
+    assert data["thresholds"][data["current"]] == 0.5
+    groups = [curves["overall"], *curves["groups"]["Group"].values()]
+    for series, curve in zip(data["series"], groups, strict=True):
+        for rate in ("selection_rate", "accuracy", "recall"):
+            assert series[rate] == curve["sweep"][rate]
+
+
+def test_a_model_with_a_threshold_of_its_own_is_explored_there(measured):
+    model = decode(measured[2])
+    decision = (Decide.AT_LEAST, model.probabilities + 1, 0.3)
+    assert report.own_threshold(replace(model, decision=decision)) == 0.3
+    assert report.own_threshold(model) == 0.5
+
+
+def test_the_live_model_stands_beside_the_candidate(measured):
+    found, training, model = measured
+    assert "Nothing was deployed" in page(found, training, model)
+    assert "This very model was the live one" in page(found, training, model, live=found)
+    live = json.loads(json.dumps(found))
+    live["model"], live["accuracy"] = "sha256:other", found["accuracy"] - 0.01
+    live["fairnessScoreEqualOpportunity"] = None
+    text = Page(page(found, training, model, live=live)).text
+    assert f"{100 * found['accuracy']:.2f} {100 * live['accuracy']:.2f} +1.00" in text
+    assert "undefined" in text
+
+
+@pytest.mark.parametrize("key", list(model_card.WRITTEN))
+@pytest.mark.parametrize("text", ["", '""', '" "', "7"])
+def test_an_empty_section_of_the_model_card_is_refused(tmp_path, key, text):
+    lines = [f'{name} = "x"' for name in model_card.WRITTEN if name != key]
+    if text:
+        lines.append(f"{key} = {text}")
+    file = tmp_path / "card.toml"
+    file.write_text("\n".join(lines))
+    with pytest.raises(InputError, match=f"section {key} of the model card is empty"):
+        model_card.read_card(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"), [("name =", "not valid TOML"), ('who = "x"', "unknown keys who")]
+)
+def test_a_broken_model_card_is_refused(tmp_path, text, reason):
+    file = tmp_path / "card.toml"
+    file.write_text(text)
+    with pytest.raises(InputError, match=reason):
+        model_card.read_card(file)
+    with pytest.raises(InputError, match=r"nowhere\.toml"):
+        model_card.read_card(tmp_path / "nowhere.toml")
+
+
+def test_the_card_says_what_the_records_say(html, measured):
+    found, training, _ = measured
+    text = Page(html).text
+    for section in ("Intended use", "Out of scope", "Ethical considerations", "Caveats"):
+        assert section in text
+    assert f"{training['train_rows']:,} rows of {training['dataset']['file']}" in text
+    for label, group in found["groups"]["Group"].items():
+        assert f"{label}: {group['n']:,} rows" in text
+
+
+def test_checks_of_behaviour_stand_with_their_worst_examples(html):
+    text = Page(html).text
+    assert "1,000,000 pairs of applications that differ in one value, seed 5" in text
+    assert "weak <slices> 7,000 12 fail (only warns) Income < 3" in text
+    assert '{"Income": 2, "<i>": "</pre>"}' in text
+    assert text.index("weak <slices> 7,000") < text.index("monotone Income")
+
+
+def test_records_of_different_models_are_not_drawn_together(run, measured, tmp_path):
+    for name in ("training.json", "model.bin"):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    records = {"metrics": measured[0], "behaviour": behaviour(measured[0])}
+    for name, content in records.items():
+        (tmp_path / f"{name}.json").write_text(to_json(content))
+    assert "model report" in report.draw(tmp_path, FOLDER / model_card.FILE, None)
+    for name, content in records.items():
+        (tmp_path / f"{name}.json").write_text(to_json(content | {"model": "sha256:other"}))
+        with pytest.raises(InputError, match="different models"):
+            report.draw(tmp_path, FOLDER / model_card.FILE, None)
+        (tmp_path / f"{name}.json").write_text(to_json(content))
 
 
 def grown(depth, features=3):

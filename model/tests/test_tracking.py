@@ -5,12 +5,13 @@ import subprocess
 import sys
 
 import pytest
+from conftest import FOLDER
 from mlflow import MlflowClient
 
 from ccapproval import metrics, plots, tracking
 from ccapproval.common import InputError, to_json, write_atomically
-from ccapproval.model_file import decode
-from ccapproval.report import render
+from ccapproval.model_card import FILE
+from ccapproval.report import draw
 
 TAGS = {"pipeline_id": "20261124T031522Z-abc1234", "model": "sha256:1", "commit": "abc1234"}
 NOWHERE = "http://ann:secret@127.0.0.1:9"
@@ -22,9 +23,11 @@ def measured(run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("measured")
     for file in run.iterdir():
         shutil.copy(file, folder)
-    found, training, model = metrics.measure(folder, folder / "predictions.csv")
-    write_atomically(folder / "model_metrics.html", render(found, training, decode(model)))
+    found, _, _ = metrics.measure(folder, folder / "predictions.csv")
     write_atomically(folder / "metrics.json", to_json(found))
+    behaviour = {"model": found["model"], "seed": 0, "pairs": 0, "checks": []}
+    write_atomically(folder / "behaviour.json", to_json(behaviour))
+    write_atomically(folder / "model_metrics.html", draw(folder, FOLDER / FILE, None))
     return folder
 
 

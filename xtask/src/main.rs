@@ -42,6 +42,7 @@ mod provision;
 mod records;
 mod registry;
 mod replay;
+mod report;
 mod rollback;
 mod sarif;
 mod setup;

@@ -39,15 +39,15 @@ fn text_of(message: &Message) -> String {
 }
 
 /// One row of the verdict: effect, id of the rule, and what it says.
-struct Row<'a> {
-    effect: &'static str,
-    id: &'a str,
+pub struct Row<'a> {
+    pub effect: &'static str,
+    pub id: &'a str,
     place: Option<(&'a str, usize)>,
-    text: String,
+    pub text: String,
 }
 
 /// Everything that has something to say, and every rule that has not.
-fn rows(content: &Content) -> Vec<Row<'_>> {
+pub fn rows(content: &Content) -> Vec<Row<'_>> {
     let remark = |effect, id, text: &String| Row { effect, id, place: None, text: text.clone() };
     let mut rows: Vec<_> = content.evidence.iter().map(|text| remark("denied", "gate.evidence", text)).collect();
     rows.extend(content.waivers.expired.iter().map(|text| remark("denied", "gate.waiver-expired", text)));

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
@@ -17,11 +17,11 @@ use crate::config::OnFailure;
 use crate::context::Context;
 use crate::policy::{self, Outcome};
 use crate::records::{Digests, Record, Stage};
-use crate::stages::{build, scan, test};
+use crate::stages::{build, deploy, scan, test};
 use crate::terminal::{note, warning};
 use crate::training_image::TrainingImage;
 use crate::waivers::{self, Remarks};
-use crate::{decisions, digest, evidence, exit, github, pipeline, records, sarif, verdict_output};
+use crate::{decisions, digest, evidence, exit, github, pipeline, records, report, sarif, verdict_output};
 
 /// What was decided, and on what.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -136,9 +136,18 @@ pub fn run(context: &Context, print: Option<Format>) -> Result<Record<Content>> 
     let write = |name: &str, text: &[u8]| records::write_atomically(&work.folder.join(name), text);
     write(SARIF, &serde_json::to_vec_pretty(&sarif::of_gate(environment, &content))?)?;
     write(JUNIT, verdict_output::junit(environment, &content).as_bytes())?;
-    let record = work.finish(inputs, &[SARIF, JUNIT], content)?;
+    let mut files = vec![SARIF, JUNIT];
+    let page = judged_page(context, &content);
+    if let Some(page) = &page {
+        write(report::FILE, page.as_bytes())?;
+        files.push(report::FILE);
+    }
+    let record = work.finish(inputs, &files, content)?;
     evidence::write(context)?;
     decisions::log(&context.root, &record)?;
+    if let (Verdict::Deny, Some(page)) = (record.content.verdict, page) {
+        publish_denied(context, &record.run, &page);
+    }
     conclude(context, record, print)
 }
 
@@ -171,6 +180,35 @@ fn impossible_times(
         }
     }
     texts
+}
+
+/// The report as the test stage drew it, whatever verdict it has by now.
+fn page(context: &Context, test: &test::Content) -> Result<String> {
+    let path = context.folder()?.join(report::FILE);
+    let page = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    let found = report::digest_without_verdict(&page)?;
+    if found != test.report {
+        bail!("{} is not the page that test.json names: run `cargo xtask test` again", report::FILE);
+    }
+    Ok(page)
+}
+
+/// The report with this verdict; none where there is no page that belongs to the measuring.
+fn judged_page(context: &Context, content: &Content) -> Option<String> {
+    let test: Record<test::Content> = context.read(Stage::Test).ok()?;
+    let page = page(context, &test.content).ok()?;
+    report::with_verdict(&page, &test.run, &context.environment_name, content).ok()
+}
+
+/// Shows the report of a denied model as it is; that of an allowed one is published when it is deployed. The verdict stands
+/// whether the bucket can be reached or not.
+fn publish_denied(context: &Context, run: &str, page: &str) {
+    let published = context
+        .cloud()
+        .and_then(|cloud| context.block_on(deploy::publish_report(cloud, &context.environment, run, page.as_bytes())));
+    if let Err(error) = published {
+        note(&format!("the published report does not show the verdict: {error:#}"));
+    }
 }
 
 /// Digests of everything that decides the verdict.
@@ -223,6 +261,9 @@ fn input(context: &Context, build: &Record<build::Content>) -> (Value, Vec<Strin
     match context.read::<test::Content>(Stage::Test).and_then(|test| fits(Stage::Test, &test.inputs).map(|()| test)) {
         Ok(test) => {
             let test = test.content;
+            if let Err(error) = page(context, &test) {
+                evidence.push(format!("{error:#}"));
+            }
             for name in ["accuracy", "fairnessScoreEqualOpportunity", "rows", "parity"] {
                 input[name] = test.metrics[name].clone();
             }

@@ -18,7 +18,7 @@ use crate::process::Program;
 use crate::records::{Digests, Record, Stage};
 use crate::stages::{build, deploy, scan};
 use crate::terminal::note;
-use crate::{config, digest, github, image, notebook, tools, tracking};
+use crate::{config, digest, github, image, notebook, report, tools, tracking};
 
 /// What was measured.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -35,19 +35,19 @@ pub struct Content {
     /// The content of behaviour.json.
     #[serde(default)]
     pub behaviour: Value,
+    /// Digest of the report without the verdict that the gate writes into it.
+    #[serde(default)]
+    pub report: String,
     /// Where the report can be read.
     pub report_url: String,
     pub report_key: String,
 }
 
-const FILES: [&str; 6] = [
-    "report.xml",
-    "metrics.json",
-    "behaviour.json",
-    "model_metrics.html",
-    "shared_env_variables.txt",
-    "predictions.csv",
-];
+const FILES: [&str; 5] =
+    ["report.xml", "metrics.json", "behaviour.json", "shared_env_variables.txt", "predictions.csv"];
+
+/// The owners' part of the model card, beside the notebook.
+const CARD: &str = "model_card.toml";
 
 /// Runs the stage.
 pub fn run(context: &Context) -> Result<Record<Content>> {
@@ -72,7 +72,7 @@ pub fn run(context: &Context) -> Result<Record<Content>> {
         return Ok(record);
     }
     let work = context.begin(Stage::Test)?;
-    for file in FILES {
+    for file in FILES.iter().chain([&report::FILE]) {
         let _ = fs::remove_file(work.folder.join(file));
     }
     // A bucket that cannot be had is better known before minutes of measuring than after.
@@ -81,7 +81,8 @@ pub fn run(context: &Context) -> Result<Record<Content>> {
     let python = tools::python_environment(&context.root, &context.config.model.directory)?;
     let (cases, place) = notebook::run_tests(context, &work, &python, &build.content.training_image)?;
     let (metrics, behaviour) = measure(context, &work, &python, &model, &build.content.model.digest)?;
-    let report_url = upload_report(context, &work)?;
+    let page = draw_report(context, &work, &python)?;
+    let report_url = upload_report(context, &work, &page)?;
     let content = Content {
         model: build.content.model.digest.clone(),
         image: build.content.image.digest.clone(),
@@ -89,11 +90,12 @@ pub fn run(context: &Context) -> Result<Record<Content>> {
         notebook: place,
         metrics,
         behaviour,
+        report: report::digest_without_verdict(&page)?,
         report_url,
         report_key: environment.report_key.clone(),
     };
     let record = work.finish(inputs, &FILES, content)?;
-    report(&record);
+    say(&record);
     set_outputs(context, &record)?;
     // The record is whole by now: whatever happens to the tracking, the measuring is not done again.
     tracking::log(context, &build, &record);
@@ -171,18 +173,36 @@ fn read_of_model(work: &Work, name: &str, digest: &str) -> Result<Value> {
     Ok(content)
 }
 
+/// Draws the report of what was measured, beside what is live where something is.
+fn draw_report(context: &Context, work: &Work, python: &tools::Environment) -> Result<String> {
+    let model = &context.config.model;
+    let path = work.folder.join(report::FILE);
+    let mut drawing = python
+        .module("draw the report", &format!("{}.report", model.package), &work.folder)
+        .arg("--run")
+        .arg(&work.folder)
+        .arg("--card")
+        .arg(context.root.join(&model.directory).join(CARD))
+        .arg("--out")
+        .arg(&path);
+    match context.block_on(deploy::live_description(context.cloud()?, &context.environment)) {
+        Ok(Some(live)) => {
+            let file = work.folder.join("live.json");
+            crate::records::write_atomically(&file, &live)?;
+            drawing = drawing.arg("--live").arg(file);
+        }
+        Ok(None) => (),
+        Err(error) => note(&format!("the report has nothing of the live model: {error:#}")),
+    }
+    drawing.run(&work.log("report"))?;
+    fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
+}
+
 /// Publishes the report in the bucket: under its fixed name, and under the run's own for later.
-fn upload_report(context: &Context, work: &Work) -> Result<String> {
+fn upload_report(context: &Context, work: &Work, page: &str) -> Result<String> {
     let environment = &context.environment;
     let cloud = context.cloud()?;
-    let report = fs::read(work.folder.join("model_metrics.html")).context("read model_metrics.html")?;
-    let of_run = deploy::report_key_of_run(environment, &work.run);
-    context.block_on(async {
-        for key in [&environment.report_key, &of_run] {
-            cloud.upload(&environment.bucket, key, "text/html; charset=utf-8", report.clone()).await?;
-        }
-        anyhow::Ok(())
-    })?;
+    context.block_on(deploy::publish_report(cloud, environment, &work.run, page.as_bytes()))?;
     let url = deploy::addresses(cloud, environment).report_url;
     // Not evidence: deploy hands out a link of its own, which may be signed anew.
     crate::records::write_atomically(&work.folder.join("artifact.txt"), format!("{url}\n").as_bytes())?;
@@ -204,7 +224,7 @@ fn shared_variables(text: &str) -> (BTreeMap<String, String>, Vec<String>) {
     (known, unknown)
 }
 
-fn report(record: &Record<Content>) {
+fn say(record: &Record<Content>) {
     let Content { cases, notebook, metrics, behaviour, report_url, .. } = &record.content;
     note(&format!(
         "notebook: {} cases, {} passed, {} failed, {} skipped, in the {}",

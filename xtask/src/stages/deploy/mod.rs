@@ -18,7 +18,9 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 pub use evidence::verified_gate;
-pub use publication::{addresses, key_beside_report, publish_web_configuration, report_key_of_run, restore_report};
+pub use publication::{
+    addresses, key_beside_report, live_description, publish_report, publish_web_configuration, restore_report,
+};
 pub use rollout::{Step, deployer_name};
 pub use smoke::{SmokeResult, failed, smoke_tests};
 

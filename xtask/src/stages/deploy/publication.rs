@@ -15,7 +15,7 @@ use crate::cloud::{Cloud, service_error};
 use crate::config::Environment;
 use crate::context::Context;
 use crate::records::{self, Stage};
-use crate::{compare, digest, github};
+use crate::{compare, digest, github, report};
 
 /// How long a signed link works.
 const LINK_LIFETIME: Duration = Duration::from_secs(3600);
@@ -46,7 +46,7 @@ pub fn addresses(cloud: &Cloud, environment: &Environment) -> Addresses {
 pub async fn publish(context: &Context, cloud: &Cloud, function_url: &str, model: &str) -> Result<()> {
     let environment = &context.environment;
     cloud.ensure_bucket(environment).await?;
-    let path = context.folder()?.join("model_metrics.html");
+    let path = context.record_folder(Stage::Gate)?.join(report::FILE);
     let report = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
     let description = compare::description(context)?;
     let run = context.run()?;
@@ -71,9 +71,23 @@ pub fn key_beside_report(environment: &Environment, name: &str) -> String {
     format!("{folder}/{name}").trim_start_matches('/').to_string()
 }
 
-/// Where the report of one run stays, whichever is live.
-pub fn report_key_of_run(environment: &Environment, run: &str) -> String {
-    key_of_run(environment, run, report_name(environment))
+/// Uploads a run's report: under its fixed name, and under the run's own for later.
+pub async fn publish_report(cloud: &Cloud, environment: &Environment, run: &str, page: &[u8]) -> Result<()> {
+    for key in [&environment.report_key, &key_of_run(environment, run, report_name(environment))] {
+        cloud.upload(&environment.bucket, key, HTML, page.to_vec()).await?;
+    }
+    Ok(())
+}
+
+/// What the live model says of itself; none where nothing was deployed yet.
+pub async fn live_description(cloud: &Cloud, environment: &Environment) -> Result<Option<Vec<u8>>> {
+    let (bucket, key) = (&environment.bucket, key_beside_report(environment, compare::FILE));
+    let answer = match cloud.s3.get_object().bucket(bucket).key(&key).send().await {
+        Err(error) if error.as_service_error().is_some_and(|error| error.is_no_such_key()) => return Ok(None),
+        answer => answer.map_err(service_error).with_context(|| format!("read s3://{bucket}/{key}"))?,
+    };
+    let stored = answer.body.collect().await.with_context(|| format!("read s3://{bucket}/{key}"))?;
+    Ok(Some(stored.to_vec()))
 }
 
 fn key_of_run(environment: &Environment, run: &str, name: &str) -> String {
