@@ -10,4 +10,6 @@ pub mod model;
 pub mod request;
 pub mod runtime_api;
 
-pub use model::{Feature, FeatureKind, Model, ModelError, Prediction, Refusal, RowError, Scorer};
+pub use model::{
+    Explainer, Explanation, Feature, FeatureKind, Model, ModelError, Prediction, Refusal, RowError, Scorer,
+};

@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 mod blend;
 mod bytes;
 mod cuts;
+mod explain;
 mod fast;
 mod frame;
 mod jump;
@@ -26,6 +27,8 @@ mod sums;
 mod table;
 
 use bytes::Bytes;
+use explain::Plan;
+pub use explain::{Explainer, Explanation};
 use frame::{Sections, f64_at, sections, u32_at, u64_at};
 use nodes::Nodes;
 use steps::{Kind, Parts, Step};
@@ -165,6 +168,8 @@ pub struct Model {
     rows: AtomicU64,
     cells: OnceLock<Option<Arc<Cells>>>,
     table: OnceLock<Table>,
+    /// For explanations, made when the first is asked for.
+    plan: OnceLock<Result<Plan, ModelError>>,
 }
 
 /// How the class follows from the slots.
@@ -243,6 +248,7 @@ impl Model {
             slots: 0,
             probabilities: 0..0,
             decision: Decision::Greatest(0),
+            plan: OnceLock::new(),
             sections,
             rows: AtomicU64::new(0),
             cells: OnceLock::new(),

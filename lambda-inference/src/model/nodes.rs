@@ -106,7 +106,8 @@ impl Nodes<'_> {
         }
     }
 
-    fn goes_left(self, node: &Node, conversion: Conversion, value: f64) -> bool {
+    /// Whether a value, as it is compared, goes left at a split.
+    pub fn goes_left(self, node: &Node, conversion: Conversion, value: f64) -> bool {
         if value.is_nan() || (node.flags & ZERO_IS_MISSING != 0 && value == 0.0) {
             node.flags & MISSING_GOES_LEFT != 0
         } else if node.flags & CATEGORIES != 0 {

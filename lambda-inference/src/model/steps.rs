@@ -17,7 +17,7 @@ const RECORD: usize = 32;
 /// Most slots of a model: 8 MiB a row.
 const MOST_SLOTS: usize = 1 << 20;
 /// Words of the record of a column that is looked up.
-const LOOKUP: usize = 4;
+pub(super) const LOOKUP: usize = 4;
 
 pub(super) const REFUSE_MISSING: u32 = 1;
 pub(super) const REFUSE_INFINITE: u32 = 2;

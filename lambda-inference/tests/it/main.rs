@@ -3,6 +3,7 @@
 mod bootstrap;
 mod builder;
 mod corpus;
+mod explain;
 mod model_file;
 #[cfg(feature = "parquet")]
 mod parquet;
