@@ -11,5 +11,5 @@ pub mod request;
 pub mod runtime_api;
 
 pub use model::{
-    Explainer, Explanation, Feature, FeatureKind, Model, ModelError, Prediction, Refusal, RowError, Scorer,
+    Explainer, Explanation, Feature, FeatureKind, Model, ModelError, Prediction, Reason, Refusal, RowError, Scorer,
 };

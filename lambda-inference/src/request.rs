@@ -11,7 +11,7 @@ use serde::de::{Deserializer as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use crate::model::{Feature, FeatureKind, Model, Prediction, Refusal, RowError};
+use crate::model::{Feature, FeatureKind, Model, Prediction, Reason, Refusal, RowError};
 
 /// Greatest size of an application, in bytes.
 const GREATEST_BODY: usize = 64 * 1024;
@@ -39,17 +39,19 @@ fn field_error(name: &str, error: impl Into<String>) -> Rejection {
 pub fn answer(model: &Model, event: &str) -> Value {
     match application_of(event) {
         Ok(Application::Preflight) => json!({"statusCode": 204, "headers": {}, "body": ""}),
-        Ok(Application::Text(text)) => match prediction(model, &text) {
-            Ok(prediction) => response(200, &decision(model, prediction)),
+        Ok(Application::Text(text)) => match decided(model, &text) {
+            Ok(body) => response(200, &body),
             Err(rejection) => rejection_response(&rejection),
         },
         Err(rejection) => rejection_response(&rejection),
     }
 }
 
-fn prediction(model: &Model, application: &str) -> Result<Prediction, Rejection> {
+/// The answer's body for an application.
+fn decided(model: &Model, application: &str) -> Result<String, Rejection> {
     let row = row(model.features(), application)?;
-    model.predict(&row).map_err(|error| refused(model, &row, &error))
+    let prediction = model.predict(&row).map_err(|error| refused(model, &row, &error))?;
+    Ok(decision(model, prediction, &row))
 }
 
 /// A row that the model has no answer to.
@@ -86,13 +88,40 @@ fn rejection_response(rejection: &Rejection) -> Value {
 }
 
 /// The answer's body. Its text begins as Python's `json.dumps` would write the prediction.
-fn decision(model: &Model, prediction: Prediction) -> String {
-    let word = if prediction.class == model.positive_class() { "approved" } else { "denied" };
+fn decision(model: &Model, prediction: Prediction, row: &[f64]) -> String {
+    let approved = prediction.class == model.positive_class();
+    let word = if approved { "approved" } else { "denied" };
+    let reasons = if approved { String::new() } else { reasons(model, row) };
     format!(
-        "{{\"prediction\": {}, \"decision\": \"{word}\", \"probability\": {}, \"model\": \"{}\"}}",
+        "{{\"prediction\": {}, \"decision\": \"{word}\", \"probability\": {}, \"model\": \"{}\"{reasons}}}",
         prediction.class,
         Value::from(prediction.probability),
         model.digest()
+    )
+}
+
+/// The member `reasons` of a denial's body; nothing for a model whose file has no explanations.
+fn reasons(model: &Model, row: &[f64]) -> String {
+    let reasons = model.explainer().ok().and_then(|mut explainer| explainer.reasons(row).ok()).unwrap_or_default();
+    if reasons.is_empty() {
+        return String::new();
+    }
+    let texts: Vec<String> =
+        reasons.iter().map(|reason| reason_text(&model.features()[reason.feature], reason)).collect();
+    format!(", \"reasons\": [{}]", texts.join(", "))
+}
+
+fn reason_text(feature: &Feature, reason: &Reason) -> String {
+    let counterfactual = reason.counterfactual.map_or(Value::Null, |value| match feature.kind {
+        FeatureKind::Number => Value::from(value),
+        FeatureKind::Integer | FeatureKind::Flag => Value::from(value as i64),
+        FeatureKind::Text => Value::from(feature.texts[value as usize].as_str()),
+    });
+    format!(
+        "{{\"feature\": {}, \"text\": {}, \"contribution\": {}, \"counterfactual\": {counterfactual}}}",
+        Value::from(feature.name.as_str()),
+        Value::from(feature.reason.as_str()),
+        Value::from(reason.contribution),
     )
 }
 

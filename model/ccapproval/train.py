@@ -160,8 +160,13 @@ def target_of(training: Training) -> str:
     return str(name)
 
 
-def model_file(training: Training) -> bytes:
-    """The model file of a training; the notebook's last cell compares it with what ships."""
+def model_file(training: Training, reasons: dict[str, str] | None = None) -> bytes:
+    """The model file of a training; the notebook's last cell compares it with what ships.
+
+    Args:
+        training: what the notebook defines.
+        reasons: what a denial says where a feature decided, by feature.
+    """
     features = set(training.X_train.columns)
     about = {
         "dataset": dataset(training),
@@ -171,7 +176,7 @@ def model_file(training: Training) -> bytes:
             str(name) for name in training.sensitive_test.columns if name not in features
         ],
     }
-    return export(training.model, read_schema(training), about)
+    return export(training.model, read_schema(training), about, training.X_train, reasons)
 
 
 def split(X: pd.DataFrame, sensitive: pd.DataFrame | None, y: pd.Series, target: str) -> bytes:

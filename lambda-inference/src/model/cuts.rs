@@ -154,11 +154,16 @@ fn cut(threshold: f64, conversion: Conversion) -> f64 {
     if conversion == Conversion::Double {
         return threshold;
     }
-    // Halves the doubles that it may be, numbered in ascending order. The least of all is never above.
+    greatest(|value| conversion.apply(value) <= threshold)
+}
+
+/// The greatest double of which something holds that holds of all below it; negative infinity if it holds of none.
+pub(super) fn greatest(holds: impl Fn(f64) -> bool) -> f64 {
+    // Halves the doubles that it may be, numbered in ascending order.
     let (mut least, mut most) = (number(f64::NEG_INFINITY), number(f64::INFINITY));
     while least < most {
         let middle = least + (most - least).div_ceil(2);
-        if conversion.apply(double(middle)) <= threshold {
+        if holds(double(middle)) {
             least = middle;
         } else {
             most = middle - 1;

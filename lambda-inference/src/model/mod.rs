@@ -28,7 +28,7 @@ mod table;
 
 use bytes::Bytes;
 use explain::Plan;
-pub use explain::{Explainer, Explanation};
+pub use explain::{Explainer, Explanation, Reason};
 use frame::{Sections, f64_at, sections, u32_at, u64_at};
 use nodes::Nodes;
 use steps::{Kind, Parts, Step};

@@ -106,6 +106,12 @@ impl Nodes<'_> {
         }
     }
 
+    /// The greatest category that a split by categories can have in its set; none for other splits, and for an empty set.
+    pub fn categories(self, node: &Node) -> Option<usize> {
+        let words = if node.flags & CATEGORIES != 0 { node.set().1 } else { 0 };
+        (32 * words).checked_sub(1)
+    }
+
     /// Whether a value, as it is compared, goes left at a split.
     pub fn goes_left(self, node: &Node, conversion: Conversion, value: f64) -> bool {
         if value.is_nan() || (node.flags & ZERO_IS_MISSING != 0 && value == 0.0) {

@@ -202,3 +202,102 @@ fn a_model_without_what_explanations_need_says_so() {
     let nothing: &Model = &File::new(&[("a", 0, -ANY, ANY)], &[0, 1], 1, &leaf(&[0.5, 0.5])).model();
     assert!(nothing.explainer().is_err());
 }
+
+/// The values of one feature nearer to a row's own than `found`, or all if none was found: a fine grid, and both sides of every
+/// threshold.
+fn nearer(file: &File, own: f64, whole: bool, found: Option<f64>) -> Vec<f64> {
+    let grid = (0..=4_000).map(|place| -10.0 + f64::from(place) / 200.0);
+    let thresholds = file.nodes.iter().filter(|node| node.flags & 1 == 0).map(|node| node.threshold);
+    let beside = thresholds.flat_map(|threshold| {
+        let single = threshold as f32;
+        let singles = [single.next_down(), single, single.next_up()].map(f64::from);
+        // Where doubles are rounded to the next single: halfway between two of them.
+        let halfway = [f64::midpoint(singles[0], singles[1]), f64::midpoint(singles[1], singles[2])];
+        let halfway = halfway.into_iter().flat_map(|value| [value.next_down(), value, value.next_up()]);
+        [threshold, threshold.next_up(), threshold.floor(), threshold.ceil()].into_iter().chain(singles).chain(halfway)
+    });
+    let all = grid.chain(beside).filter(|value| (-10.0..=10.0).contains(value) && (!whole || value.fract() == 0.0));
+    all.filter(|value| found.is_none_or(|found| (value - own).abs() < (found - own).abs())).collect()
+}
+
+#[test]
+fn a_counterfactual_is_the_nearest_value_that_changes_the_decision() {
+    let mut random = Random(11);
+    let (mut changed, mut never) = (0, 0);
+    for round in 0..40 {
+        let trees: Vec<Tree> = (0..1 + round % 4).map(|_| Tree::random(&mut random, 4, 3, 2)).collect();
+        let mut file = forest(&trees, 3, 2, true);
+        for (feature, kind) in file.features.iter_mut().zip([0, 1, 0]) {
+            (feature.kind, feature.minimum, feature.maximum) = (kind, -10.0, 10.0);
+        }
+        let model = file.model();
+        let mut explainer = model.explainer().unwrap();
+        for _ in 0..6 {
+            let mut row: Vec<f64> = (0..3).map(|_| random.unit() * 20.0 - 10.0).collect();
+            row[1] = row[1].round();
+            let contributions = explainer.explain(&row).unwrap().contributions.to_vec();
+            let reasons = explainer.reasons(&row).unwrap();
+            if model.predict(&row).unwrap().class == 1 {
+                assert_eq!(reasons, []);
+                continue;
+            }
+            let negative = contributions.iter().filter(|contribution| **contribution < -1e-12).count();
+            assert_eq!(reasons.len(), negative.max(1));
+            assert!(reasons.is_sorted_by_key(|reason| reason.contribution));
+            for reason in reasons {
+                assert_eq!(reason.contribution, contributions[reason.feature]);
+                let with = |value: f64| {
+                    let mut row = row.clone();
+                    row[reason.feature] = value;
+                    model.predict(&row).unwrap().class
+                };
+                let own = row[reason.feature];
+                match reason.counterfactual {
+                    Some(value) => {
+                        assert_eq!(with(value), 1);
+                        assert!((-10.0..=10.0).contains(&value) && (reason.feature != 1 || value.fract() == 0.0));
+                        changed += 1;
+                    }
+                    None => never += 1,
+                }
+                for value in nearer(&file, own, reason.feature == 1, reason.counterfactual) {
+                    assert_eq!(with(value), 0, "{value} is nearer to {own} than {:?}", reason.counterfactual);
+                }
+            }
+        }
+    }
+    assert!(changed > 50 && never > 10, "{changed} changed, {never} never");
+}
+
+#[test]
+fn counterfactuals_of_a_linear_model_reach_through_its_preprocessing() {
+    let mut file = linear();
+    (file.features[0].minimum, file.features[0].maximum) = (-100.0, 100.0);
+    let model = file.model();
+    // 0.5 + 2 (a - 10) / 4 + 3 for blue, -1 for green, 1 for red: green is denied up to 11.
+    let reasons = model.explainer().unwrap().reasons(&[4.0, 1.0]).unwrap();
+    assert_eq!(reasons.iter().map(|reason| reason.feature).collect::<Vec<_>>(), [0, 1]);
+    assert_eq!(reasons[0].counterfactual, Some(11.0_f64.next_up()));
+    assert_eq!(reasons[1].counterfactual, Some(2.0));
+    // A whole number goes to the next one.
+    file.features[0].kind = 1;
+    let reasons = file.model().explainer().unwrap().reasons(&[4.0, 1.0]).unwrap();
+    assert_eq!(reasons[0].counterfactual, Some(12.0));
+    // Out of range there is none, and without an end the search finds it all the same.
+    (file.features[0].minimum, file.features[0].maximum) = (-100.0, 11.0);
+    assert_eq!(file.model().explainer().unwrap().reasons(&[4.0, 1.0]).unwrap()[0].counterfactual, None);
+    (file.features[0].kind, file.features[0].minimum, file.features[0].maximum) = (0, -ANY, ANY);
+    let reasons = file.model().explainer().unwrap().reasons(&[-1e6, 1.0]).unwrap();
+    assert_eq!(reasons[0].counterfactual, Some(11.0_f64.next_up()));
+}
+
+#[test]
+fn where_nothing_speaks_against_approval_what_helps_least_is_the_reason() {
+    let tree = split(0, 0.5, false, leaf(&[0.9, 0.1]), split(1, 0.5, false, leaf(&[0.6, 0.4]), leaf(&[0.6, 0.4])));
+    let mut file = File::new(&[("a", 2, 0.0, 1.0), ("b", 2, 0.0, 1.0)], &[0, 1], 1, &tree);
+    file.weigh();
+    let reasons = file.model().explainer().unwrap().reasons(&[1.0, 1.0]).unwrap();
+    assert_eq!(reasons.len(), 1);
+    assert_eq!((reasons[0].feature, reasons[0].counterfactual), (1, None));
+    assert!(reasons[0].contribution.abs() < 1e-15);
+}

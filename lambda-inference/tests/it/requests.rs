@@ -82,6 +82,33 @@ fn good_requests_are_answered() {
 }
 
 #[test]
+fn a_denial_gives_its_reasons_behind_the_prediction() {
+    let model = credit().0.model();
+    let plain = request::answer(&model, &with("Income", "1"));
+    let text = plain["body"].as_str().unwrap();
+    let start = "{\"prediction\": 0, \"decision\": \"denied\", \"probability\": 0.1, \"model\": \"sha256:";
+    assert!(text.starts_with(start), "{text}");
+    let head = "\", \"reasons\": [{\"feature\": \"Income\", \"text\": \"Your yearly income\", \"contribution\": -";
+    assert!(text.contains(head), "{text}");
+    let body: Value = serde_json::from_str(text).unwrap();
+    // The first income that single precision rounds above the threshold.
+    let counterfactual = body["reasons"][0]["counterfactual"].as_f64().unwrap();
+    assert!(counterfactual > 70_000.0 && (counterfactual as f32) as f64 > 70_000.1);
+    assert!(f64::from(counterfactual.next_down() as f32) <= 70_000.1);
+    // Whole numbers are written as such, a text that the file lacks is the feature's name, and an approval has no reasons.
+    let (_, body) = ask(&model, r#"{"Num_Children": 3, "Income": 75000, "Own_Car": 0, "Own_Housing": 0}"#);
+    let reasons = body["reasons"].as_array().unwrap();
+    assert!((1..=4).contains(&reasons.len()));
+    let housing = reasons.iter().find(|reason| reason["feature"] == "Own_Housing").unwrap();
+    assert_eq!(housing["counterfactual"].to_string(), "1");
+    assert_eq!(ask(&model, GOOD).1.get("reasons"), None);
+    // A file without training weights predicts, and explains nothing.
+    let mut file = credit().0;
+    file.covers.clear();
+    assert_eq!(ask(&file.model(), &with("Income", "1")).1.get("reasons"), None);
+}
+
+#[test]
 fn limits_belong_to_the_range() {
     let model = credit().0.model();
     for (name, value) in [

@@ -402,8 +402,8 @@ impl<const K: usize, const L: usize> Pass<'_, K, L> {
 #[inline(always)]
 fn each<const L: usize>(number: impl Fn(usize) -> f64) -> [f64; L] {
     let mut numbers = [0.0; L];
-    for lane in 0..L {
-        numbers[lane] = number(lane);
+    for (lane, place) in numbers.iter_mut().enumerate() {
+        *place = number(lane);
     }
     numbers
 }

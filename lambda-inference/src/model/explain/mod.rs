@@ -13,8 +13,10 @@ use super::{BLOCK, FEW_CELLS, Model, ModelError, Prediction, ROWS_A_CELL, RowErr
 
 mod forest;
 mod quadrature;
+mod reasons;
 
 use forest::{Block, Forest, LANES};
+pub use reasons::Reason;
 
 /// Most splits of a path: what a tree costs grows with the square of it.
 const MOST_SPLITS: u32 = 1024;

@@ -1,0 +1,290 @@
+//! Reasons for a denial: the features that spoke most against approval, and the smallest change of each that would have changed it.
+
+use super::super::cuts::greatest;
+use super::super::steps::{Kind, LOOKUP, Parts, Step};
+use super::super::{Feature, FeatureKind, Model, RowError, Scorer};
+use super::{Explainer, Plan};
+
+/// Most reasons that a denial gives.
+const MOST_REASONS: usize = 4;
+/// What may be left of a contribution of zero, as a share of the greatest one.
+const ROUNDING: f64 = 1e-12;
+/// Rows that are tried together.
+const TRIALS: usize = 64;
+/// Places at which a linear model is tried on each side of the row's value: evenly up to the end of the feature's range, or at doubling
+/// distances where the range has no end.
+const LINEAR_PLACES: u32 = 64;
+
+/// Why a row was denied, as far as one feature goes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reason {
+    /// Index of the feature.
+    pub feature: usize,
+    /// What it adds to the raw score of the positive class.
+    pub contribution: f64,
+    /// The nearest value of this feature that alone changes the decision to the positive class; none if no value in its range does.
+    pub counterfactual: Option<f64>,
+}
+
+impl Explainer<'_> {
+    /// The reasons for a row's denial, the one that spoke most against approval first; none if the row is approved.
+    ///
+    /// They are the one to four features with the most negative contributions to the positive class. If no contribution is
+    /// negative, they are those with the least ones: then the base value alone denies, and what helped least comes first.
+    ///
+    /// # Errors
+    /// The row has a value that the library refuses.
+    ///
+    /// # Panics
+    /// The row has another number of values than there are features.
+    pub fn reasons(&mut self, row: &[f64]) -> Result<Vec<Reason>, RowError> {
+        let model = self.scorer.model;
+        let explanation = self.explain(row)?;
+        if explanation.prediction.class == model.positive_class() {
+            return Ok(Vec::new());
+        }
+        let own = if explanation.contributions.len() > row.len() { model.positive * row.len() } else { 0 };
+        let contributions = explanation.contributions[own..][..row.len()].to_vec();
+        let mut order: Vec<usize> = (0..row.len()).collect();
+        order.sort_by(|one, other| contributions[*one].total_cmp(&contributions[*other]));
+        let greatest = contributions.iter().fold(0.0, |greatest: f64, contribution| greatest.max(contribution.abs()));
+        let negative = order.iter().filter(|feature| contributions[**feature] < -ROUNDING * greatest).count();
+        order.truncate(negative.clamp(1, MOST_REASONS));
+        let reason = |feature: usize| Reason {
+            feature,
+            contribution: contributions[feature],
+            counterfactual: self.counterfactual(row, feature),
+        };
+        Ok(order.into_iter().map(reason).collect())
+    }
+
+    /// The nearest value of a feature that alone changes the decision on a row to the positive class.
+    ///
+    /// Decisions of trees change at their thresholds only: the values at both sides of each are tried, exact in the row's doubles. A linear
+    /// model is tried at places all over the range, and the change is then found between two of them. Whole numbers stay
+    /// whole, values stay in the feature's range, and none becomes missing. Of the texts, which have no distance, it is
+    /// the one with the greatest probability.
+    fn counterfactual(&self, row: &[f64], feature: usize) -> Option<f64> {
+        let model = self.scorer.model;
+        let mut trials = Trials { scorer: model.scorer(), row, feature, positive: model.positive_class() };
+        let candidates = self.plan.candidates(model, row[feature], feature);
+        if model.features[feature].kind == FeatureKind::Text {
+            return trials.likeliest(&candidates);
+        }
+        let found = trials.first(&candidates)?;
+        let is_linear = model.steps.iter().any(|step| step.kind == Kind::Linear);
+        let kind = model.features[feature].kind;
+        if is_linear && row[feature].is_finite() { Some(trials.nearest(&candidates, found, kind)) } else { Some(found) }
+    }
+}
+
+/// A row of which one value is changed.
+struct Trials<'a> {
+    scorer: Scorer<'a>,
+    row: &'a [f64],
+    feature: usize,
+    positive: i64,
+}
+
+impl Trials<'_> {
+    /// Predicts the row with each of these values; gives the probability where it is approved.
+    fn approved(&mut self, values: &[f64]) -> Vec<Option<f64>> {
+        let mut rows = Vec::with_capacity(values.len() * self.row.len());
+        for value in values {
+            let begin = rows.len();
+            rows.extend_from_slice(self.row);
+            rows[begin + self.feature] = *value;
+        }
+        self.scorer.predict_block(&rows);
+        let answers = (0..values.len()).map(|row| self.scorer.prediction(row).ok());
+        answers.map(|found| found.filter(|found| found.class == self.positive).map(|found| found.probability)).collect()
+    }
+
+    /// The first of these values with which the row is approved.
+    fn first(&mut self, values: &[f64]) -> Option<f64> {
+        for values in values.chunks(TRIALS) {
+            if let Some(place) = self.approved(values).iter().position(Option::is_some) {
+                return Some(values[place]);
+            }
+        }
+        None
+    }
+
+    /// The value with the greatest probability among those with which the row is approved, the first of equals.
+    fn likeliest(&mut self, values: &[f64]) -> Option<f64> {
+        let approved = self.approved(values);
+        let all = values.iter().zip(approved).filter_map(|(value, probability)| Some((*value, probability?)));
+        all.reduce(|best, next| if next.1 > best.1 { next } else { best }).map(|(value, _)| value)
+    }
+
+    /// The value nearest to the row's with which it is approved, between the one found and the last tried before it on that side.
+    fn nearest(&mut self, tried: &[f64], found: f64, kind: FeatureKind) -> f64 {
+        let own = self.row[self.feature];
+        let before = tried.iter().copied().take_while(|value| *value != found);
+        let mut denied = before.filter(|value| (*value > own) == (found > own)).last().unwrap_or(own);
+        let mut approved = found;
+        loop {
+            let middle = f64::midpoint(denied, approved);
+            let middle = match kind {
+                FeatureKind::Number => middle,
+                _ if approved > denied => middle.floor(),
+                _ => middle.ceil(),
+            };
+            if middle == denied || middle == approved {
+                return approved;
+            }
+            if self.approved(&[middle])[0].is_some() { approved = middle } else { denied = middle }
+        }
+    }
+}
+
+impl Plan {
+    /// Values of a feature at which a decision may change, the nearest to the row's own first.
+    fn candidates(&self, model: &Model, own: f64, feature: usize) -> Vec<f64> {
+        let (described, parts) = (&model.features[feature], model.parts());
+        let mut values = Vec::new();
+        if described.kind == FeatureKind::Text {
+            values.extend((0..described.texts.len()).map(|text| text as f64));
+        } else {
+            for step in &model.steps {
+                let inputs = step.input.clone().filter(|slot| self.sources[*slot] == feature);
+                match step.kind {
+                    Kind::Trees => inputs.for_each(|slot| at_splits(model, parts, step, slot, described, &mut values)),
+                    Kind::Ordinal | Kind::OneHot => {
+                        values.extend(keys(step, parts, &self.sources[step.input.clone()], feature));
+                    }
+                    Kind::Linear if inputs.count() > 0 => values.extend(places(own, described)),
+                    _ => {}
+                }
+            }
+        }
+        // Minus zero is zero to those who read it.
+        values.iter_mut().for_each(|value| *value += 0.0);
+        values.retain(|value| is_possible(described, *value) && *value != own);
+        let distance = |value: &f64| if own.is_nan() { *value } else { (value - own).abs() };
+        values.sort_by(|one, other| distance(one).total_cmp(&distance(other)).then(one.total_cmp(other)));
+        values.dedup();
+        values
+    }
+}
+
+/// Whether an application may have this value.
+fn is_possible(feature: &Feature, value: f64) -> bool {
+    let whole = feature.kind == FeatureKind::Number || value.fract() == 0.0;
+    let inside = feature.kind == FeatureKind::Text || (feature.minimum..=feature.maximum).contains(&value);
+    value.is_finite() && whole && inside
+}
+
+/// The values at both sides of every threshold that a step's trees compare a slot with, and the categories that they ask for.
+fn at_splits(model: &Model, parts: Parts<'_>, step: &Step, slot: usize, feature: &Feature, values: &mut Vec<f64>) {
+    let Some(changes) = changes(model, parts, slot) else { return };
+    let conversion = step.conversion();
+    let mut thresholds = Vec::new();
+    for node in &parts.nodes.nodes[step.nodes.clone()] {
+        if node.is_leaf() || step.input.start + usize::from(node.feature) != slot {
+            continue;
+        }
+        if node.is_plain() {
+            thresholds.push(node.threshold);
+        } else if let Some(categories) = parts.nodes.categories(node) {
+            values.extend((0..=categories).map(|category| category as f64));
+        } else {
+            // Zero is missing there, and goes its own way.
+            thresholds.extend([node.threshold, 0.0, 0.0_f64.next_down()]);
+        }
+    }
+    thresholds.sort_unstable_by(f64::total_cmp);
+    thresholds.dedup();
+    for threshold in thresholds {
+        let cut = greatest(|value| {
+            let changed = changes.iter().fold(value, |value, change| change.apply(value));
+            conversion.apply(changed) <= threshold
+        });
+        if feature.kind == FeatureKind::Number {
+            values.extend([cut, cut.next_up()]);
+        } else {
+            values.extend([cut.floor(), cut.floor() + 1.0]);
+        }
+    }
+}
+
+/// What preprocessing does to a value that is there; never descending.
+enum Change {
+    Standardize([f64; 2]),
+    Rescale([f64; 2]),
+    Clip([f64; 2]),
+}
+
+impl Change {
+    fn apply(&self, value: f64) -> f64 {
+        match self {
+            Change::Standardize([mean, scale]) => (value - mean) / scale,
+            Change::Rescale([factor, offset]) => value * factor + offset,
+            Change::Clip([low, high]) => value.clamp(*low, *high),
+        }
+    }
+}
+
+/// What a feature's value goes through to a slot; none where it is looked up, so that its order is lost.
+fn changes(model: &Model, parts: Parts<'_>, mut slot: usize) -> Option<Vec<Change>> {
+    let mut changes = Vec::new();
+    while slot >= model.features.len() {
+        let step = model.steps.iter().find(|step| step.output.contains(&slot))?;
+        let place = slot - step.output.start;
+        let numbers = &parts.numbers[step.numbers.clone()];
+        let pair = |place: usize| [numbers[2 * place], numbers[2 * place + 1]];
+        match step.kind {
+            Kind::Select => {
+                slot = parts.indices[step.indices.start + place] as usize;
+                continue;
+            }
+            Kind::Impute | Kind::MarkMissing => {}
+            Kind::Standardize => changes.push(Change::Standardize(pair(place))),
+            Kind::Rescale => {
+                if let (true, [.., low, high]) = (numbers.len() > 2 * step.input.len(), numbers) {
+                    changes.push(Change::Clip([*low, *high]));
+                }
+                changes.push(Change::Rescale(pair(place)));
+            }
+            _ => return None,
+        }
+        slot = step.input.start + place;
+    }
+    changes.reverse();
+    Some(changes)
+}
+
+/// The values that a step looks up in the columns of a feature.
+fn keys(step: &Step, parts: Parts<'_>, sources: &[usize], feature: usize) -> Vec<f64> {
+    let mut keys = Vec::new();
+    let mut begin = step.numbers.start;
+    for (column, source) in parts.indices[step.indices.clone()].as_chunks::<LOOKUP>().0.iter().zip(sources) {
+        let count = column[0] as usize;
+        if *source == feature {
+            keys.extend_from_slice(&parts.numbers[begin..begin + count]);
+        }
+        begin += 2 * count + 2;
+    }
+    keys
+}
+
+/// Values on both sides of a row's own, up to the ends of the feature's range.
+fn places(own: f64, feature: &Feature) -> Vec<f64> {
+    let own = if own.is_nan() { 0.0 } else { own };
+    let on_the_way = |end: f64| {
+        (1..=LINEAR_PLACES).map(move |place| {
+            let value = if end.is_finite() {
+                own + (end - own) * (f64::from(place) / f64::from(LINEAR_PLACES))
+            } else {
+                own + own.abs().max(1.0) * f64::from(place).exp2() / 65_536.0 * end.signum()
+            };
+            match feature.kind {
+                FeatureKind::Number => value,
+                _ if value > own => value.ceil(),
+                _ => value.floor(),
+            }
+        })
+    };
+    let ends = [feature.minimum, feature.maximum];
+    ends.into_iter().flat_map(on_the_way).chain(ends).collect()
+}
