@@ -22,21 +22,37 @@ ROOT = Path(__file__).resolve().parent.parent
 WEB = ROOT / "web"
 SCREENSHOTS = ROOT / "target" / "screenshots"
 MODEL = "sha256:" + "5e" * 32
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome") or "/usr/bin/chromium"
-REAL = json.loads(os.environ["PIPELINE_URLS"]) if os.environ.get("PIPELINE_URLS") else None
+CHROMIUM = (
+    os.environ.get("CHROMIUM")
+    or shutil.which("chromium")
+    or shutil.which("google-chrome")
+    or "/usr/bin/chromium"
+)
+REAL = (
+    json.loads(os.environ["PIPELINE_URLS"]) if os.environ.get("PIPELINE_URLS") else None
+)
 
 GOOD = {"Income": "500000", "Num_Children": "2", "Own_Housing": "1", "Own_Car": "1"}
 TITLES = {"approved": "Approved", "denied": "Denied"}
 
 # Behaviour that only a function under the test's control can show.
-stand_in_only = pytest.mark.skipif(REAL is not None, reason="not run: needs the stand-in")
-real_only = pytest.mark.skipif(REAL is None, reason="not run: judges what is deployed, give PIPELINE_URLS")
+stand_in_only = pytest.mark.skipif(
+    REAL is not None, reason="not run: needs the stand-in"
+)
+real_only = pytest.mark.skipif(
+    REAL is None, reason="not run: judges what is deployed, give PIPELINE_URLS"
+)
 
 
 class StandIn:
     """web/, its config.json and the function on one loopback server; the function is another origin by its name."""
 
-    TYPES = {".html": "text/html; charset=utf-8", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+    TYPES = {
+        ".html": "text/html; charset=utf-8",
+        ".css": "text/css",
+        ".js": "text/javascript",
+        ".svg": "image/svg+xml",
+    }
 
     def __init__(self):
         stand_in = self
@@ -55,11 +71,19 @@ class StandIn:
             def do_GET(self):
                 name = self.path.removeprefix("/mlopswebapp/web/").split("?")[0]
                 if name == "config.json" and stand_in.config is not None:
-                    return self.answer(200, stand_in.config.encode(), [("content-type", "application/json")])
+                    return self.answer(
+                        200,
+                        stand_in.config.encode(),
+                        [("content-type", "application/json")],
+                    )
                 file = WEB / name
                 if "/" in name or not file.is_file() or name == "config.json":
                     return self.answer(404)
-                return self.answer(200, file.read_bytes(), [("content-type", stand_in.TYPES[file.suffix])])
+                return self.answer(
+                    200,
+                    file.read_bytes(),
+                    [("content-type", stand_in.TYPES[file.suffix])],
+                )
 
             def cors(self):
                 return stand_in.cors and [
@@ -74,11 +98,19 @@ class StandIn:
 
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["content-length"]))
-                stand_in.requests.append((self.headers["content-type"], json.loads(body)))
+                stand_in.requests.append(
+                    (self.headers["content-type"], json.loads(body))
+                )
                 status, answer = stand_in.respond(json.loads(body))
-                text = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+                text = (
+                    answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+                )
                 try:
-                    self.answer(status, text, [("content-type", "application/json"), *(self.cors() or [])])
+                    self.answer(
+                        status,
+                        text,
+                        [("content-type", "application/json"), *(self.cors() or [])],
+                    )
                 except (BrokenPipeError, ConnectionResetError):
                     pass  # the page gave up waiting, which is what some tests are about
 
@@ -89,7 +121,9 @@ class StandIn:
         self.server.daemon_threads = True
         port = self.server.server_address[1]
         self.web_url = f"http://127.0.0.1:{port}/mlopswebapp/web/index.html"
-        self.function_url = f"http://localhost:{port}/_url/creditcardapplicationlambda/live/"
+        self.function_url = (
+            f"http://localhost:{port}/_url/creditcardapplicationlambda/live/"
+        )
         self.reset()
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
@@ -155,16 +189,24 @@ def open_page(browser, server):
         server.reset()
 
     def opened(expected_errors=(), before=None, **options):
-        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+        context = browser.new_context(
+            **{"viewport": {"width": 1280, "height": 900}, **options}
+        )
         page = context.new_page()
         page.set_default_timeout(10_000)
         errors = []
         page.on("pageerror", lambda error: errors.append(f"exception: {error}"))
-        page.on("console", lambda message: message.type == "error" and errors.append(message.text))
+        page.on(
+            "console",
+            lambda message: message.type == "error" and errors.append(message.text),
+        )
         hosts = set()
         page.on("response", lambda response: hosts.add(origin(response.url)))
         # What the policy stops never leaves the browser.
-        page.on("requestfailed", lambda request: request.failure != "csp" and hosts.add(origin(request.url)))
+        page.on(
+            "requestfailed",
+            lambda request: request.failure != "csp" and hosts.add(origin(request.url)),
+        )
         contexts.append((context, errors, expected_errors, hosts))
         if before:
             before(page)
@@ -172,11 +214,17 @@ def open_page(browser, server):
         return page
 
     yield opened
-    urls = [REAL["web_url"], REAL["function_url"]] if REAL else [server.web_url, server.function_url]
+    urls = (
+        [REAL["web_url"], REAL["function_url"]]
+        if REAL
+        else [server.web_url, server.function_url]
+    )
     allowed = {origin(url) for url in urls}
     for context, errors, expected, hosts in contexts:
         context.close()
-        unexpected = [error for error in errors if not any(text in error for text in expected)]
+        unexpected = [
+            error for error in errors if not any(text in error for text in expected)
+        ]
         assert unexpected == []
         assert hosts <= allowed, f"the page asked {hosts - allowed}"
 
@@ -223,13 +271,17 @@ def expect_field_error(page, name, text):
 
 
 def no_sideways_scroll(page):
-    return page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    return page.evaluate(
+        "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+    )
 
 
 def screenshot(page, name):
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     # Mid-animation every picture would be another one.
-    page.evaluate("Promise.all(document.getAnimations().filter(a => a.effect.getTiming().iterations === 1).map(a => a.finished))")
+    page.evaluate(
+        "Promise.all(document.getAnimations().filter(a => a.effect.getTiming().iterations === 1).map(a => a.finished))"
+    )
     page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
 
 
@@ -247,9 +299,14 @@ def test_approved(open_page, server):
     expect(page.locator("#probability")).to_have_text(re.compile(r"^\d+(\.\d)?%$"))
     if server:
         assert server.requests == [
-            ("application/json", {"Num_Children": 2, "Income": 500000, "Own_Car": 1, "Own_Housing": 1})
+            (
+                "application/json",
+                {"Num_Children": 2, "Income": 500000, "Own_Car": 1, "Own_Housing": 1},
+            )
         ]
-        assert server.preflights == 1, "the function is another origin and content-type json is preflighted"
+        assert server.preflights == 1, (
+            "the function is another origin and content-type json is preflighted"
+        )
 
 
 def test_denied(open_page):
@@ -295,14 +352,33 @@ def test_income_as_people_write_it(open_page, stand_in, written, sent):
 
 
 @stand_in_only
-def test_reasons_are_shown_as_text(open_page, stand_in):
-    reasons = ["Income is low", "<b>No home</b>", {"not": "a sentence"}]
+def test_reasons_are_shown_as_text_with_the_change_that_would_approve(
+    open_page, stand_in
+):
+    reasons = [
+        {
+            "feature": "Income",
+            "text": "<b>Your income</b>",
+            "counterfactual": 80_210.25,
+        },
+        {"feature": "Own_Housing", "text": "Your home", "counterfactual": 1},
+        {"feature": "Num_Children", "text": "Your children", "counterfactual": None},
+        {"feature": "Income", "text": {"not": "a sentence"}},
+        "not a reason",
+    ]
     stand_in.respond = lambda _: (200, {"prediction": 0, "reasons": reasons})
     page = open_page()
     fill(page)
     submit(page)
     expect_decision(page, "denied")
-    assert page.locator("#reasons-list li").all_text_contents() == reasons[:2]
+    texts = page.locator("#reasons-list strong").all_text_contents()
+    assert texts == ["<b>Your income</b>", "Your home", "Your children"]
+    income, home, children = page.locator("#reasons-list span").all_text_contents()
+    assert "80,2" in income and "we would approve" in income
+    assert home == "With “Yes” and all else the same, we would approve."
+    assert (
+        children == "No other answer to this question alone would change the decision."
+    )
     expect(page.locator("#probability")).to_have_text("not given")
 
 
@@ -328,8 +404,14 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("name", "value", "text"), BAD, ids=[f"{name}-{str(value)[:12]}" for name, value, _ in BAD])
-def test_bad_input_is_said_next_to_the_field_and_not_sent(open_page, server, name, value, text):
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    BAD,
+    ids=[f"{name}-{str(value)[:12]}" for name, value, _ in BAD],
+)
+def test_bad_input_is_said_next_to_the_field_and_not_sent(
+    open_page, server, name, value, text
+):
     page = open_page()
     fill(page, **{name: value})
     submit(page)
@@ -367,8 +449,13 @@ def test_what_the_function_refuses_is_shown(open_page):
 @stand_in_only
 @pytest.mark.parametrize("name", list(GOOD))
 @pytest.mark.parametrize("status", [400, 422])
-def test_refusal_by_the_function_is_shown_next_to_the_field(open_page, stand_in, name, status):
-    stand_in.respond = lambda _: (status, {"error": f"{name} is <i>outside</i> the range", "field": name})
+def test_refusal_by_the_function_is_shown_next_to_the_field(
+    open_page, stand_in, name, status
+):
+    stand_in.respond = lambda _: (
+        status,
+        {"error": f"{name} is <i>outside</i> the range", "field": name},
+    )
     page = open_page(expected_errors=[f"status of {status}"])
     fill(page)
     submit(page)
@@ -389,7 +476,9 @@ def test_refusal_by_the_function_is_shown_next_to_the_field(open_page, stand_in,
         (429, b"", "status 429"),
     ],
 )
-def test_refusal_that_names_no_field_of_the_form(open_page, stand_in, status, answer, text):
+def test_refusal_that_names_no_field_of_the_form(
+    open_page, stand_in, status, answer, text
+):
     stand_in.respond = lambda _: (status, answer)
     page = open_page(expected_errors=[f"status of {status}"])
     fill(page)
@@ -454,7 +543,10 @@ def test_function_cannot_be_reached(open_page, stand_in):
 
 @stand_in_only
 def test_function_of_another_origin_without_cors_is_not_reached(open_page, stand_in):
-    page = open_page(expected_errors=["CORS", "ERR_"], before=lambda _: setattr(stand_in, "cors", False))
+    page = open_page(
+        expected_errors=["CORS", "ERR_"],
+        before=lambda _: setattr(stand_in, "cors", False),
+    )
     fill(page)
     submit(page)
     expect_problem(page, "The decision service cannot be reached")
@@ -462,7 +554,9 @@ def test_function_of_another_origin_without_cors_is_not_reached(open_page, stand
 
 
 @stand_in_only
-def test_slow_function_shows_that_it_is_busy_and_takes_one_application(open_page, stand_in):
+def test_slow_function_shows_that_it_is_busy_and_takes_one_application(
+    open_page, stand_in
+):
     released = threading.Event()
 
     def slow(application):
@@ -478,7 +572,9 @@ def test_slow_function_shows_that_it_is_busy_and_takes_one_application(open_page
         expect(button).to_be_disabled()
         expect(button).to_have_text(re.compile("Deciding…"))
         expect(page.locator("#application")).to_have_attribute("aria-busy", "true")
-        expect(page.locator("#status")).to_have_text("Your application is being decided.")
+        expect(page.locator("#status")).to_have_text(
+            "Your application is being decided."
+        )
         screenshot(page, "busy-desktop-light")
         # All the ways to send a form once more.
         page.locator("#Income").press("Enter")
@@ -534,7 +630,10 @@ def test_function_that_never_answers_is_given_up_on(open_page, stand_in):
 )  # fmt: skip
 def test_without_configuration_the_page_says_so(open_page, stand_in, config):
     heading = "This page is not connected to the decision service"
-    page = open_page(expected_errors=["status of 404"], before=lambda _: setattr(stand_in, "config", config))
+    page = open_page(
+        expected_errors=["status of 404"],
+        before=lambda _: setattr(stand_in, "config", config),
+    )
     expect_problem(page, heading)
     fill(page)
     submit(page)
@@ -549,7 +648,10 @@ def test_without_configuration_the_page_says_so(open_page, stand_in, config):
 
 @stand_in_only
 def test_connection_can_be_tried_again_without_losing_answers(open_page, stand_in):
-    page = open_page(expected_errors=["status of 404"], before=lambda _: setattr(stand_in, "config", None))
+    page = open_page(
+        expected_errors=["status of 404"],
+        before=lambda _: setattr(stand_in, "config", None),
+    )
     expect_problem(page, "This page is not connected to the decision service")
     fill(page)
     page.get_by_role("button", name="Try again").click()
@@ -616,7 +718,12 @@ def test_keyboard_alone(open_page):
 
 @pytest.mark.parametrize("width", [320, 390])
 def test_phone(open_page, width):
-    page = open_page(viewport={"width": width, "height": 640}, has_touch=True, is_mobile=True, device_scale_factor=2)
+    page = open_page(
+        viewport={"width": width, "height": 640},
+        has_touch=True,
+        is_mobile=True,
+        device_scale_factor=2,
+    )
     assert no_sideways_scroll(page)
     submit(page)
     expect_problem(page, "There is a problem with your answers")
@@ -628,7 +735,9 @@ def test_phone(open_page, width):
     assert no_sideways_scroll(page)
     # Big enough for a finger: 44 px, as platform guidelines ask.
     page.get_by_role("button", name="Change my answers").click()
-    for target in page.locator("button:visible, label.choice:visible, input[type=text]:visible").all():
+    for target in page.locator(
+        "button:visible, label.choice:visible, input[type=text]:visible"
+    ).all():
         assert target.bounding_box()["height"] >= 44
 
 
@@ -666,14 +775,31 @@ def states(page, stand_in):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("device", ["desktop", "phone"])
 def test_accessible_in_every_state(open_page, stand_in, scheme, device):
-    size = {"desktop": {"width": 1280, "height": 900}, "phone": {"width": 320, "height": 640}}[device]
-    page = open_page(viewport=size, color_scheme=scheme, expected_errors=["status of 500"])
-    rules = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
+    size = {
+        "desktop": {"width": 1280, "height": 900},
+        "phone": {"width": 320, "height": 640},
+    }[device]
+    page = open_page(
+        viewport=size, color_scheme=scheme, expected_errors=["status of 500"]
+    )
+    rules = {
+        "runOnly": [
+            "wcag2a",
+            "wcag2aa",
+            "wcag21a",
+            "wcag21aa",
+            "wcag22aa",
+            "best-practice",
+        ]
+    }
     for state in states(page, stand_in):
         screenshot(page, f"{state}-{device}-{scheme}")
         found = Axe().run(page, options=rules).response
         assert found["passes"], "the checker checked nothing"
-        assert [(one["id"], one["impact"], [node["html"] for node in one["nodes"]]) for one in found["violations"]] == []
+        assert [
+            (one["id"], one["impact"], [node["html"] for node in one["nodes"]])
+            for one in found["violations"]
+        ] == []
         assert no_sideways_scroll(page)
 
 

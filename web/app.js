@@ -105,6 +105,16 @@ function setBusy(value) {
 
 const yesOrNo = (value) => (value === 1 ? "Yes" : "No");
 
+// The smallest change of one answer that alone turns the decision.
+function changeThatApproves({ feature, counterfactual }, own) {
+  if (!Number.isFinite(counterfactual)) return "No other answer to this question alone would change the decision.";
+  if (feature.startsWith("Own_")) return `With “${yesOrNo(counterfactual)}” and all else the same, we would approve.`;
+  // The exact bound can lie between two amounts that people name: the next one beyond it.
+  const amount = counterfactual > own ? Math.ceil(counterfactual) : Math.floor(counterfactual);
+  const shown = amount.toLocaleString("en");
+  return `With ${feature === "Income" ? `about ${shown}` : shown} instead of ${own.toLocaleString("en")} and all else the same, we would approve.`;
+}
+
 function showDecision(application, answer) {
   const approved = answer.prediction === 1;
   const heading = approved ? "Approved" : "Denied";
@@ -122,12 +132,18 @@ function showDecision(application, answer) {
     ? answer.probability.toLocaleString("en", { style: "percent", maximumFractionDigits: 1 })
     : "not given";
   byId("model").textContent = typeof answer.model === "string" ? answer.model : "not given";
-  const reasons = Array.isArray(answer.reasons) ? answer.reasons.filter((reason) => typeof reason === "string") : [];
+  const reasons = (Array.isArray(answer.reasons) ? answer.reasons : []).filter(
+    (reason) => typeof reason?.text === "string" && NAMES.includes(reason.feature),
+  );
   byId("reasons").hidden = reasons.length === 0;
   byId("reasons-list").replaceChildren(
     ...reasons.map((reason) => {
       const item = document.createElement("li");
-      item.textContent = reason;
+      const text = document.createElement("strong");
+      text.textContent = reason.text;
+      const change = document.createElement("span");
+      change.textContent = changeThatApproves(reason, application[reason.feature]);
+      item.append(text, change);
       return item;
     }),
   );

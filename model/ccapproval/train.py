@@ -1,6 +1,6 @@
 """Trains the model that ships: the notebook's cells tagged `train`, and nothing else.
 
-    python -m ccapproval.train --notebook FILE --out DIR
+    python -m ccapproval.train --notebook FILE --out DIR [--reasons FILE]
 
 Writes `model.joblib`, `model.bin`, `train_split.csv`, `test_split.csv` and, last, the record
 `training.json`. The same notebook, data and environment give the same bytes.
@@ -179,6 +179,11 @@ def model_file(training: Training, reasons: dict[str, str] | None = None) -> byt
     return export(training.model, read_schema(training), about, training.X_train, reasons)
 
 
+def reasons_in(model: bytes) -> dict[str, str]:
+    """What a model file says of features that decided, by feature."""
+    return {each.name: each.reason for each in decode(model).features if each.reason}
+
+
 def split(X: pd.DataFrame, sensitive: pd.DataFrame | None, y: pd.Series, target: str) -> bytes:
     """Rows as CSV: features, sensitive attributes, target.
 
@@ -252,8 +257,13 @@ def record(training: Training, model: bytes, pickled: bytes) -> dict[str, Any]:
     }
 
 
-def train(notebook: Path, out: Path) -> dict[str, Any]:
+def train(notebook: Path, out: Path, reasons: dict[str, str] | None = None) -> dict[str, Any]:
     """Runs the notebook's `train` cells and writes the files of a run; returns the record.
+
+    Args:
+        notebook: its cells tagged `train` make the model.
+        out: folder for the run's files.
+        reasons: what a denial says where a feature decided, by feature.
 
     Raises:
         InputError: the notebook, its variables or its model cannot be used.
@@ -267,7 +277,7 @@ def train(notebook: Path, out: Path) -> dict[str, Any]:
         f"{len(training.X_test)} kept for the test",
         flush=True,
     )
-    model = model_file(training)
+    model = model_file(training, reasons)
     buffer = io.BytesIO()
     joblib.dump(training.model, buffer)
     pickled = buffer.getvalue()
@@ -293,8 +303,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m ccapproval.train", description=__doc__)
     parser.add_argument("--notebook", type=Path, required=True, help="the notebook to train from")
     parser.add_argument("--out", type=Path, required=True, help="folder for the run's files")
+    parser.add_argument("--reasons", type=Path, help="a text a feature, for denials (JSON)")
     arguments = parser.parse_args()
-    return command_line(lambda: train(arguments.notebook, arguments.out))
+
+    def run() -> None:
+        reasons = read_json_object(arguments.reasons) if arguments.reasons else None
+        train(arguments.notebook, arguments.out, reasons)
+
+    return command_line(run)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,9 @@ use crate::{mail, waivers};
 pub struct Config {
     pub model: Model,
     pub inference: Inference,
+    /// What a denial says where a feature decided, by feature. Training refuses those that the model does not have.
+    #[serde(default)]
+    pub reasons: BTreeMap<String, String>,
     #[serde(default)]
     pub smoke_tests: Vec<SmokeTest>,
     /// Seed and limits of the metrics; the Python package reads and checks them.

@@ -82,6 +82,8 @@ pub struct LayerRecord {
 const FILES: [&str; 5] = ["model.joblib", "model.bin", "train_split.csv", "test_split.csv", "training.json"];
 /// The program that ships, in the run's folder.
 const PROGRAM: &str = "bootstrap";
+/// What a denial says of features, as training reads it.
+const REASONS: &str = "reasons.json";
 /// Says that everything was made that the image is assembled from.
 const MADE: &str = "made.json";
 
@@ -167,7 +169,7 @@ pub fn inputs(context: &Context) -> Result<Digests> {
     }
     let environment = &context.environment;
     let repositories = (&environment.inference_repository, &environment.training_repository);
-    let parts = (&config.model, &config.inference, repositories, environment.training_image);
+    let parts = (&config.model, &config.inference, &config.reasons, repositories, environment.training_image);
     inputs.insert("configuration".into(), context.configuration_digest(&parts)?);
     inputs.insert("rustc".into(), digest::of_bytes(rustc_version()?.as_bytes()));
     Ok(inputs)
@@ -255,12 +257,16 @@ fn make(context: &Context, work: &Work, inputs: &Digests) -> Result<()> {
 fn train(context: &Context, environment: &tools::Environment, folder: &Path, log: &Path) -> Result<()> {
     let model = &context.config.model;
     let package = &model.package;
+    let reasons = serde_json::to_vec_pretty(&context.config.reasons).context("turn the reasons into JSON")?;
+    crate::records::write_atomically(&folder.join(REASONS), &reasons)?;
     environment
         .module("train and export the model", &format!("{package}.train"), &context.root.join(&model.directory))
         .arg("--notebook")
         .arg(context.root.join(&model.notebook))
         .arg("--out")
         .arg(folder)
+        .arg("--reasons")
+        .arg(folder.join(REASONS))
         .run(log)?;
     for name in FILES {
         if !folder.join(name).is_file() {

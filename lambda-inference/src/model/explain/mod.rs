@@ -136,8 +136,10 @@ fn sources(model: &Model, parts: Parts<'_>) -> Vec<usize> {
                 sources.extend(input)
             }
             Kind::OneHot => {
-                let begins = indices.as_chunks::<LOOKUP>().0.iter().map(|column| column[2] as usize);
-                let ends = begins.clone().skip(1).chain([step.output.len()]);
+                // A column without an output may be said to begin behind the last one.
+                let last = step.output.len();
+                let begins = indices.as_chunks::<LOOKUP>().0.iter().map(|column| (column[2] as usize).min(last));
+                let ends = begins.clone().skip(1).chain([last]);
                 sources.extend(std::iter::repeat_n(NO_SOURCE, begins.clone().next().unwrap_or_default()));
                 for ((begin, end), source) in begins.zip(ends).zip(input) {
                     sources.extend(std::iter::repeat_n(source, end - begin));

@@ -220,7 +220,7 @@ impl Change {
         match self {
             Change::Standardize([mean, scale]) => (value - mean) / scale,
             Change::Rescale([factor, offset]) => value * factor + offset,
-            Change::Clip([low, high]) => value.clamp(*low, *high),
+            Change::Clip([low, high]) => value.max(*low).min(*high),
         }
     }
 }
