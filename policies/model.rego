@@ -84,15 +84,14 @@ thresholds_proven if {
 	is_number(maximum_fairness_difference)
 }
 
+# Between two numbers there are only numbers: null and booleans sort below them, texts and all else above.
 accuracy_proven if {
-	is_number(input.accuracy)
 	input.accuracy >= minimum_accuracy
 	input.accuracy <= 1
 }
 
 # A difference in percentage points: unsigned, so a negative one was not measured as it should be.
 fairness_proven if {
-	is_number(input.fairnessScoreEqualOpportunity)
 	input.fairnessScoreEqualOpportunity >= 0
 	input.fairnessScoreEqualOpportunity <= maximum_fairness_difference
 }

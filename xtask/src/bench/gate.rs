@@ -28,6 +28,7 @@ const QUICK: (usize, usize) = (20_000, 10);
 pub fn measure(root: &Path, options: &Options) -> Result<Measured> {
     let suite = Suite::read(&root.join("policies"))?;
     let (inputs, apart) = if options.quick { QUICK } else { (INPUTS, 1) };
+    let inputs = if options.only.as_deref() == Some("mutants") { 0 } else { inputs };
     let mutants: Vec<_> = suite.mutants()?.into_iter().step_by(apart).collect();
     let (alive, born) = suite.alive(mutants)?;
     let fuzzed = fuzz(root, inputs)?;
@@ -47,7 +48,7 @@ pub fn measure(root: &Path, options: &Options) -> Result<Measured> {
         Figure::new("policy_mutants_killed", (born - alive.len()) as f64, "mutants"),
         Figure::new("policy_lines", (lines + missed.len()) as f64, "lines"),
         Figure::new("policy_lines_tested", lines as f64, "lines"),
-        Figure::new("cost", fuzzed.spent.as_secs_f64() * 1e6 / inputs as f64, "us per input"),
+        Figure::new("cost", fuzzed.spent.as_secs_f64() * 1e6 / inputs.max(1) as f64, "us per input"),
     ];
     Ok(Measured { figures, failures })
 }
