@@ -492,7 +492,7 @@ impl Scorer<'_> {
             return table.answer(cell);
         }
         if let Some(error) = &self.failed[row] {
-            return Err(error.clone());
+            return Err(*error);
         }
         let (model, probabilities) = (self.model, self.probabilities_of(row));
         if let Some(place) = probabilities.iter().position(|value| !(0.0..=1.0).contains(value)) {
