@@ -214,16 +214,17 @@ def overlap(train: pd.DataFrame, test: pd.DataFrame, settings: Behaviour) -> Che
 
 
 def shared(name: str, count: int, n: int, limit: float, words: str) -> Check:
-    """A check of a share of rows."""
+    """A check of a share of rows; rows up to the limit are no violations, only measured."""
     share = count / n
+    passes = share <= limit
     return Check(
         "data",
         name,
-        status(share <= limit),
+        status(passes),
         n,
-        count,
+        0 if passes else count,
         f"{count} of {n} {words} ({100 * share:.1f} %); at most {100 * limit:g} %",
-        measured={"share": share, "limit": limit},
+        measured={"rows": count, "share": share, "limit": limit},
     )
 
 
