@@ -41,7 +41,7 @@ fn header(source: &mut Chunks<impl Read + Send>) -> Result<Vec<Vec<u8>>, String>
         if !reader.read_byte_record(&mut record).map_err(|error| format!("read the header: {error}"))? {
             continue;
         }
-        let end = usize::try_from(reader.position().byte()).unwrap_or(chunk.bytes.len()).min(chunk.bytes.len());
+        let end = usize::try_from(reader.position().byte() - 1).unwrap_or(chunk.bytes.len()).min(chunk.bytes.len());
         source.give_back(&chunk, end);
         let mut header: Vec<Vec<u8>> = record.iter().map(<[u8]>::to_vec).collect();
         if let Some(last) = header.last_mut() {
@@ -51,10 +51,11 @@ fn header(source: &mut Chunks<impl Read + Send>) -> Result<Vec<Vec<u8>>, String>
     }
 }
 
-/// With `\n` as the only end of a record the reader knows its line; a `\r` before it is taken off by who uses the field.
-fn reader_of(bytes: &[u8]) -> csv::Reader<&[u8]> {
+/// With `\n` as the only end of a record the reader knows its line; a `\r` before it is taken off by who uses the field. A blank
+/// line goes before the bytes, because a byte order mark would be taken off the start of any chunk.
+fn reader_of(bytes: &[u8]) -> csv::Reader<impl Read> {
     let mut builder = csv::ReaderBuilder::new();
-    builder.has_headers(false).flexible(true).terminator(csv::Terminator::Any(b'\n')).from_reader(bytes)
+    builder.has_headers(false).flexible(true).terminator(csv::Terminator::Any(b'\n')).from_reader(b"\n".chain(bytes))
 }
 
 /// The place of a feature's column.
@@ -110,7 +111,7 @@ impl Records<'_> {
         let mut reader = reader_of(&chunk.bytes);
         let mut record = csv::ByteRecord::new();
         let mut row = vec![0.0; self.columns.len()];
-        let mut before = 1;
+        let mut before = 2;
         // Bytes in memory, taken as they are, are always read.
         while reader.read_byte_record(&mut record).unwrap_or(false) {
             let after = reader.position().line();
@@ -118,10 +119,10 @@ impl Records<'_> {
                 // Blank lines lie before the record, and line ends within it.
                 let within = memchr_iter(b'\n', record.as_slice()).count() as u64;
                 let ended =
-                    u64::from(reader.position().byte() < chunk.bytes.len() as u64 || chunk.bytes.ends_with(b"\n"));
+                    u64::from(reader.position().byte() <= chunk.bytes.len() as u64 || chunk.bytes.ends_with(b"\n"));
                 let line = before.max(after.saturating_sub(ended + within));
                 let filled = self.fill(record.len(), |column| &record[column], &mut row);
-                rows.take(chunk.first + line - 1, filled.map(|()| row.as_slice()));
+                rows.take(chunk.first + line - 2, filled.map(|()| row.as_slice()));
             }
             before = after;
         }
