@@ -115,7 +115,7 @@ impl Records<'_> {
         // Bytes in memory, taken as they are, are always read.
         while reader.read_byte_record(&mut record).unwrap_or(false) {
             let after = reader.position().line();
-            if record.as_slice() != b"\r" {
+            if record.len() > 1 || record.as_slice() != b"\r" {
                 // Blank lines lie before the record, and line ends within it.
                 let within = memchr_iter(b'\n', record.as_slice()).count() as u64;
                 let ended =

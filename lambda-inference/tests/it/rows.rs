@@ -59,7 +59,7 @@ fn csv_rows(bytes: &[u8]) -> Option<Vec<Option<Vec<f64>>>> {
         (places.len() == 1).then(|| places[0])
     });
     let columns = columns.collect::<Option<Vec<usize>>>()?;
-    let rows = records.filter(|record| record.as_slice() != b"\r").map(|record| {
+    let rows = records.filter(|record| record.len() > 1 || record.as_slice() != b"\r").map(|record| {
         if record.len() != header.len() {
             return None;
         }
