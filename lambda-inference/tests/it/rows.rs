@@ -1,9 +1,11 @@
 //! Random lines of CSV and NDJSON, scored as other readers read them.
 
+use std::collections::HashMap;
 use std::num::NonZero;
 
 use lambda_inference::{Model, batch};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::builder::{self, Random, Tree, credit};
 use crate::corpus;
@@ -82,11 +84,12 @@ fn json_rows(bytes: &[u8]) -> Vec<Option<Vec<f64>>> {
     lines.map(|line| json_row(std::str::from_utf8(line).ok()?)).collect()
 }
 
+/// Other fields only have to be JSON: a number too large for any float is that too.
 fn json_row(text: &str) -> Option<Vec<f64>> {
-    let fields: Value = serde_json::from_str(text).ok()?;
+    let fields: HashMap<String, Box<RawValue>> = serde_json::from_str(text).ok()?;
     NAMES
         .iter()
-        .map(|name| match fields.as_object()?.get(*name)? {
+        .map(|name| match serde_json::from_str(fields.get(*name)?.get()).ok()? {
             Value::Null => Some(f64::NAN),
             Value::Number(number) => number.as_f64(),
             _ => None,
