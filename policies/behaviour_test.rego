@@ -58,7 +58,7 @@ allowed(document) if {
 }
 
 denied(document, messages) if {
-	not behaviour.allow with input as document
+	behaviour.allow == false with input as document
 	behaviour.deny == messages with input as document
 }
 
@@ -74,6 +74,11 @@ test_checks_missing if {
 	denied(without_behaviour("checks"), {unmeasured} | absent)
 	denied(with_behaviour("checks", []), {unmeasured} | absent)
 	every value in [null, true, 1, "text"] { denied(with_behaviour("checks", value), {unmeasured} | absent) }
+}
+
+test_one_check_is_measured_and_not_enough if {
+	lonely := with_behaviour("checks", [check("cases")])
+	denied(lonely, {message | some message in absent; not contains(message, "cases")})
 }
 
 test_checks_as_an_object_are_no_list if {

@@ -39,7 +39,7 @@ allowed(document) if {
 }
 
 denied(document, messages) if {
-	not main.allow with input as document
+	main.allow == false with input as document
 	main.deny == messages with input as document
 }
 

@@ -74,7 +74,7 @@ warned(document, messages) if {
 allowed(document) if warned(document, set())
 
 denied(document, messages) if {
-	not security.allow with input as document
+	security.allow == false with input as document
 	security.deny == messages with input as document
 }
 
@@ -408,6 +408,9 @@ test_training_image_not_said if {
 }
 
 test_training_image_scan_missing if {
+	every wanted in ["off", "where_possible", "required"] {
+		denied(with_field("training_image", object.union(built, {"wanted": wanted})), {training("missing")})
+	}
 	denied(with_field("training_image", built), {training("missing")})
 	denied(object.union(without_scan("training_image"), {"training_image": built}), {training("missing")})
 	every value in array.concat(not_numbers, [0, 1]) { denied(with_training(built, value), {training("missing")}) }
@@ -416,6 +419,8 @@ test_training_image_scan_missing if {
 test_training_image_scan_of_another_image if {
 	denied(with_training_scan("digest", "sha256:0d"), {training("COMPLETE")})
 	denied(with_training(object.remove(built, {"digest"}), scanned), {training("COMPLETE")})
+	unscanned := object.union(scanned, {"digest": "sha256:0d", "image": {"status": "FINDINGS_UNAVAILABLE", "counts": null}})
+	denied(on(with_training(built, unscanned), "embedded"), {training("FINDINGS_UNAVAILABLE")})
 	denied(with_training(object.union(built, {"digest": ""}), object.union(scanned, {"digest": ""})), {training("COMPLETE")})
 }
 
@@ -447,6 +452,12 @@ test_training_image_findings_warn if {
 		"The training image has findings of severity CRITICAL: 1",
 		"The training image has findings of severity HIGH: 2",
 	})
+}
+
+test_findings_of_another_training_image_do_not_warn if {
+	worse := object.union(counts, {"CRITICAL": 1})
+	document := with_training(built, {"digest": "sha256:0d", "image": {"status": "COMPLETE", "counts": worse}})
+	security.warn == set() with input as document
 }
 
 test_training_image_unscanned_is_a_warning_in_the_embedded_cloud_only if {
@@ -487,9 +498,12 @@ test_python_of_no_packages if {
 }
 
 test_python_with_warnings if {
-	warned(with_python_field("warnings", 2), {"Python packages carry a warning: 2"})
+	every number in [1, 2] {
+		warned(with_python_field("warnings", number), {sprintf("Python packages carry a warning: %v", [number])})
+	}
 	every value in array.concat(not_numbers, [-1, 0.5]) {
 		denied(with_python_field("warnings", value), {python_not_scanned("done")})
+		security.warn == set() with input as with_python_field("warnings", value)
 	}
 }
 
@@ -502,9 +516,10 @@ test_python_vulnerable if {
 }
 
 test_python_not_scanned_is_a_warning_in_the_embedded_cloud_only if {
-	every document in [with_python(not_done), with_python(object.union(not_done, {"vulnerabilities": 0}))] {
+	every document in [with_python(not_done), with_python(object.union(not_done, {"vulnerabilities": 0, "warnings": 3}))] {
 		warned(on(document, "embedded"), {"The Python packages were not scanned: the advisory database is unreachable"})
 		denied(document, {python_not_scanned("not_done")})
+		security.warn == set() with input as document
 	}
 }
 

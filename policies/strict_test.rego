@@ -21,7 +21,7 @@ allowed(document) if {
 }
 
 denied(document, messages) if {
-	not strict.allow with input as document
+	strict.allow == false with input as document
 	strict.deny == messages with input as document
 }
 
