@@ -16,11 +16,13 @@ mod values;
 
 use std::{fmt, io};
 
+use crate::model::ModelError;
+
 pub use csv::csv;
 pub use ndjson::ndjson;
 #[cfg(feature = "parquet")]
 pub use parquet::parquet;
-pub use pipeline::{Totals, score};
+pub use pipeline::{Settings, Totals, score};
 pub use rows::{Part, Rows};
 
 /// Rows to score, in one of the formats.
@@ -68,6 +70,8 @@ pub enum BatchError {
     Input(String),
     /// The output took no more.
     Output(io::Error),
+    /// Rows were to be explained, and the model has no explanations.
+    Model(ModelError),
 }
 
 impl fmt::Display for BatchError {
@@ -75,6 +79,7 @@ impl fmt::Display for BatchError {
         match self {
             BatchError::Input(reason) => formatter.write_str(reason),
             BatchError::Output(error) => write!(formatter, "write: {error}"),
+            BatchError::Model(error) => write!(formatter, "explain: {error}"),
         }
     }
 }

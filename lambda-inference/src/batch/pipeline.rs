@@ -18,6 +18,15 @@ use crate::model::Model;
 /// Chunks for each thread that may be on their way between input and output.
 const AHEAD: u64 = 4;
 
+/// How a batch is scored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// Threads that score.
+    pub threads: NonZero<usize>,
+    /// Whether every line also has the base value, the contributions, and the reasons of a denial.
+    pub explain: bool,
+}
+
 /// What a batch came to.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Totals {
@@ -31,7 +40,8 @@ pub struct Totals {
 /// that was written.
 ///
 /// # Errors
-/// The input ends with an error, after all rows before it were written, or the output takes no more.
+/// The input ends with an error, after all rows before it were written, the output takes no more, or nothing is written because the
+/// model has no explanations that were asked for.
 ///
 /// # Panics
 /// A thread panicked.
@@ -39,14 +49,17 @@ pub fn score(
     model: &Model,
     input: &mut Input<'_>,
     output: &mut (dyn Write + Send),
-    threads: NonZero<usize>,
+    settings: Settings,
     watch: &mut (dyn FnMut(&Part) + Send),
 ) -> Result<Totals, BatchError> {
-    let lines = Lines::new(model);
+    let base = if settings.explain { Some(model.explainer().map_err(BatchError::Model)?.base()) } else { None };
+    let lines = Lines::new(model, base);
+    let threads = settings.threads;
     output.write_all(lines.header().as_bytes()).map_err(BatchError::Output)?;
     let batch = Batch {
         model,
         lines: &lines,
+        explain: settings.explain,
         decoder: &*input.decoder,
         queue: Mutex::new(Queue { source: &mut *input.source, next: 0, ended: false }),
         order: Mutex::new(Order { writer: Some(Writer { output, watch }), ..Order::default() }),
@@ -74,6 +87,7 @@ pub fn score(
 struct Batch<'a> {
     model: &'a Model,
     lines: &'a Lines,
+    explain: bool,
     decoder: &'a dyn Decoder,
     queue: Mutex<Queue<'a>>,
     order: Mutex<Order<'a>>,
@@ -115,7 +129,13 @@ impl<'a> Batch<'a> {
     /// The work of one thread.
     fn work(&self) {
         let _stop = StopOnPanic(self);
-        let mut rows = Rows::new(self.model, self.lines);
+        let mut rows = match Rows::new(self.model, self.lines, self.explain) {
+            Ok(rows) => rows,
+            Err(error) => {
+                self.order().error.get_or_insert(BatchError::Model(error));
+                return;
+            }
+        };
         let mut chunk = Chunk::default();
         while let Some(number) = self.next_chunk(&mut chunk) {
             rows.begin(self.order().free.pop().unwrap_or_default());

@@ -1,7 +1,7 @@
 //! Rows of a chunk on their way to lines: predicted in blocks, bad ones noted.
 
 use super::lines::Lines;
-use crate::model::{Model, Refusal, RowError, Scorer};
+use crate::model::{Explainer, Model, ModelError, Refusal, RowError, Scorer};
 
 /// Rows that are predicted together.
 const BLOCK: usize = 256;
@@ -37,6 +37,8 @@ pub struct Rows<'a> {
     model: &'a Model,
     lines: &'a Lines,
     scorer: Scorer<'a>,
+    /// Takes the scorer's place where rows are explained.
+    explainer: Option<Explainer<'a>>,
     /// Values of the rows that wait to be predicted together.
     values: Vec<f64>,
     /// Places of the rows that wait, and why a row could not be read; such a one has no values.
@@ -45,9 +47,10 @@ pub struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    pub(super) fn new(model: &'a Model, lines: &'a Lines) -> Rows<'a> {
+    pub(super) fn new(model: &'a Model, lines: &'a Lines, explain: bool) -> Result<Rows<'a>, ModelError> {
         let (values, waiting) = (Vec::new(), Vec::new());
-        Rows { model, lines, scorer: model.scorer(), values, waiting, part: Part::default() }
+        let explainer = if explain { Some(model.explainer()?) } else { None };
+        Ok(Rows { model, lines, scorer: model.scorer(), explainer, values, waiting, part: Part::default() })
     }
 
     /// Begins a chunk with the memory of a part that is written.
@@ -79,7 +82,12 @@ impl<'a> Rows<'a> {
 
     /// Makes lines of the rows that wait.
     fn predict(&mut self) {
-        self.scorer.predict_block(&self.values);
+        match &mut self.explainer {
+            Some(explainer) => explainer.explain_block(&self.values),
+            None => self.scorer.predict_block(&self.values),
+        }
+        let explainer = self.explainer.as_ref();
+        let scorer = explainer.map_or(&self.scorer, Explainer::scorer);
         self.part.rows += self.waiting.len() as u64;
         let mut predicted = 0;
         for (place, unreadable) in self.waiting.drain(..) {
@@ -88,9 +96,9 @@ impl<'a> Rows<'a> {
                 None => {
                     let index = predicted;
                     predicted += 1;
-                    match self.scorer.prediction(index) {
+                    match scorer.prediction(index) {
                         Ok(prediction) => {
-                            self.lines.add(&mut self.part.lines, &self.scorer, index, prediction);
+                            self.lines.add(&mut self.part.lines, scorer, index, prediction, explainer);
                             continue;
                         }
                         Err(error) => {

@@ -11,6 +11,7 @@ use parquet::file::writer::{SerializedColumnWriter, SerializedFileWriter};
 use parquet::schema::parser::parse_message_type;
 
 use crate::builder::{self, Random, credit};
+use crate::rows::SETTINGS;
 use crate::score::{NO, Place, YES};
 
 const ANY: f64 = f64::INFINITY;
@@ -230,13 +231,7 @@ fn a_damaged_file_is_an_error_or_answered_but_no_crash() {
         let file = File::open(place.path("damaged.parquet")).unwrap();
         let Ok(mut input) = lambda_inference::batch::parquet(&model, file) else { continue };
         let mut output = Vec::new();
-        let _ = lambda_inference::batch::score(
-            &model,
-            &mut input,
-            &mut output,
-            std::num::NonZero::<usize>::MIN,
-            &mut |_| {},
-        );
+        let _ = lambda_inference::batch::score(&model, &mut input, &mut output, SETTINGS, &mut |_| {});
     }
     fs::write(place.path("damaged.parquet"), &bytes[..bytes.len() / 2]).unwrap();
     place.run(&["--model", "model.bin", "--input", "damaged.parquet"], b"").fails(1, "read the Parquet file");

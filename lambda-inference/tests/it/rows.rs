@@ -3,13 +3,16 @@
 use std::collections::HashMap;
 use std::num::NonZero;
 
-use lambda_inference::{Model, batch};
+use lambda_inference::Model;
+use lambda_inference::batch::{self, Settings};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::builder::{self, Random, Tree, credit};
 use crate::corpus;
 
+/// One thread, and predictions alone.
+pub const SETTINGS: Settings = Settings { threads: NonZero::<usize>::MIN, explain: false };
 const NAMES: [&str; 4] = ["Num_Children", "Income", "Own_Car", "Own_Housing"];
 
 /// Scores an input and compares the output with what another reader makes of it; gives the rows and the bad ones.
@@ -25,7 +28,7 @@ pub fn agrees(model: &Model, tree: &Tree, csv: bool, bytes: &[u8]) -> (u64, u64)
         (Ok(_), None) => panic!("the columns should not have been taken: {:?}", shown()),
         (Err(error), Some(_)) => panic!("{error}: {:?}", shown()),
     };
-    let totals = batch::score(model, &mut input, &mut output, NonZero::<usize>::MIN, &mut |_| {}).expect("score");
+    let totals = batch::score(model, &mut input, &mut output, SETTINGS, &mut |_| {}).expect("score");
     let lines = expected.iter().map(|row| line(tree, row.as_deref()));
     let lines: String = std::iter::once("prediction,probability\n".to_string()).chain(lines).collect();
     assert_eq!(String::from_utf8_lossy(&output), lines, "{:?}", shown());

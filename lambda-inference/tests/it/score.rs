@@ -347,7 +347,7 @@ fn wrong_usage_exits_with_2() {
         (&[][..], "--model is missing"),
         (&["--model"], "--model"),
         (&["--model", "model.bin", "rows.csv"], "rows.csv"),
-        (&["--model", "model.bin", "--explain"], "--explain"),
+        (&["--model", "model.bin", "--explain=yes"], "--explain"),
         (&["--model", "model.bin", "--format", "xml"], "unknown format `xml`"),
         (&["--model", "model.bin", "--describe=yes"], "--describe"),
         (&["--model", "model.bin", "--threads", "0"], "--threads takes 1 to 1024"),
@@ -447,6 +447,107 @@ fn texts_infinities_and_refused_values_are_told_apart() {
     assert_eq!(scored.out, "prediction,probability\n,\n,\n0,0.25\n");
     scored.fails(1, "line 2: size is too large: inf");
     scored.fails(1, "line 3: size is missing");
+}
+
+/// The expected output for some rows: predictions and explanations as the library gives them one by one.
+fn explained(file: &builder::File, header: &str, rows: &[Option<&[f64]>]) -> String {
+    let model = file.model();
+    let names: Vec<&str> = model.features().iter().map(|feature| feature.name.as_str()).collect();
+    let mut explainer = model.explainer().expect("explanations");
+    let mut lines = format!("{header}\n");
+    for row in rows {
+        let Some(row) = row else {
+            lines += &format!("{}\n", ",".repeat(header.matches(',').count()));
+            continue;
+        };
+        let base = explainer.base();
+        let reasons = explainer.reasons(row).expect("reasons");
+        let reasons: Vec<&str> = reasons.iter().map(|reason| names[reason.feature]).collect();
+        let mut scorer = model.scorer();
+        let prediction = scorer.predict(row).expect("a prediction");
+        let probabilities = if model.classes().len() > 2 { scorer.probabilities() } else { &[prediction.probability] };
+        let contributions = explainer.explain(row).expect("an explanation").contributions;
+        let numbers = probabilities.iter().chain(base).chain(contributions).map(|number| format!("{number:?}"));
+        let numbers: Vec<String> = numbers.collect();
+        lines += &format!("{},{},{}\n", prediction.class, numbers.join(","), reasons.join(";"));
+    }
+    lines
+}
+
+#[test]
+fn explanations_stand_behind_the_predictions() {
+    let header = "prediction,probability,base,contribution_Num_Children,contribution_Income,contribution_Own_Car,\
+                  contribution_Own_Housing,reasons";
+    let (file, place) = (credit().0, Place::new());
+    let explain = ["--model", "model.bin", "--explain"];
+    let rows = [[2.0, 9e4, 1.0, 1.0], [0.0, 1.0, 0.0, 0.0], [9.0, f64::NAN, 1.0, 1.0]];
+    let expected = explained(&file, header, &[Some(&rows[0]), None, Some(&rows[1]), None, Some(&rows[2])]);
+    let input = format!("{HEADER}{GOOD}\n2,x,1,1\n{OTHER}\n2,9e99,1,1\n9,,1,1\n");
+    let scored = place.run(&explain, input.as_bytes());
+    assert_eq!(scored.out, expected);
+    scored.fails(1, "line 3: Income is \"x\", not a number");
+    scored.fails(1, "line 5: Income is too large: 9e99");
+    // The denied row has its reasons, and what is explained adds up.
+    let denied: Vec<&str> = scored.out.lines().nth(3).unwrap().split(',').collect();
+    assert_eq!((denied[0], denied[7]), ("0", "Income;Own_Housing"));
+    assert_eq!(scored.out.lines().nth(1).unwrap().rsplit(',').next(), Some(""));
+    let sum: f64 = denied[2..7].iter().map(|number| number.parse::<f64>().unwrap()).sum();
+    assert!((sum - 0.1).abs() < 1e-12, "{sum}");
+    place.run(&explain, HEADER.as_bytes()).is(&format!("{header}\n"));
+}
+
+#[test]
+fn explanations_are_alike_by_any_number_of_threads_with_and_without_a_table() {
+    let (file, place) = (credit().0, Place::new());
+    let mut random = Random(5);
+    let rows: Vec<[f64; 4]> = (0..20_000)
+        .map(|_| {
+            let mut below = |bound| random.below(bound) as f64;
+            [below(6), 50_000.0 + below(50_000), below(2), below(2)]
+        })
+        .collect();
+    let input = rows.iter().fold(HEADER.to_string(), |text, [a, b, c, d]| text + &format!("{a},{b},{c},{d}\n"));
+    let header = "prediction,probability,base,contribution_Num_Children,contribution_Income,contribution_Own_Car,\
+                  contribution_Own_Housing,reasons";
+    let expected = explained(&file, header, &rows.iter().map(|row| Some(&row[..])).collect::<Vec<_>>());
+    for threads in ["1", "2", "7"] {
+        let scored = place.run(&["--model", "model.bin", "--explain", "--threads", threads], input.as_bytes());
+        assert!(scored.code == 0 && scored.out == expected, "{threads} threads answer something else");
+    }
+}
+
+#[test]
+fn explanations_of_several_classes_name_the_class_and_columns_are_quoted_where_they_must_be() {
+    let tree = split(
+        0,
+        0.0,
+        false,
+        leaf(&[0.2, 0.5, 0.3]),
+        split(1, 0.0, true, leaf(&[0.7, 0.1, 0.2]), leaf(&[0.0, 0.0, 1.0])),
+    );
+    let mut file = builder::File::new(&[("x", 0, -ANY, ANY), ("a, \"b\"", 0, -ANY, ANY)], &[-1, 0, 7], 2, &tree);
+    file.weigh();
+    let place = Place::with(&file);
+    let scored = place.run(&["--model", "model.bin", "--explain"], b"x,\"a, \"\"b\"\"\"\n-1,1\n1,1\n1,\n");
+    let header = "prediction,probability_-1,probability_0,probability_7,base_-1,base_0,base_7,contribution_x_-1,\
+                  \"contribution_a, \"\"b\"\"_-1\",contribution_x_0,\"contribution_a, \"\"b\"\"_0\",contribution_x_7,\
+                  \"contribution_a, \"\"b\"\"_7\",reasons";
+    let rows = [[-1.0, 1.0], [1.0, 1.0], [1.0, f64::NAN]];
+    let expected = explained(&file, header, &rows.each_ref().map(|row| Some(&row[..])));
+    scored.is(&expected.replace("a, \"b\"\n", "\"a, \"\"b\"\"\"\n").replace(",x;a", ",\"x;a"));
+    assert!(scored.out.ends_with(",\"a, \"\"b\"\"\"\n"), "{}", scored.out);
+}
+
+#[test]
+fn a_model_without_explanations_is_an_error_before_anything_is_written() {
+    let mut file = credit().0;
+    file.covers.clear();
+    let place = Place::with(&file);
+    let arguments = ["--model", "model.bin", "--explain", "--output", "out.csv"];
+    let scored = place.run(&arguments, format!("{HEADER}{GOOD}\n").as_bytes());
+    scored.fails(1, "the model has no explanations: its file lacks the nodes' training weights");
+    assert_eq!(names(&place), ["model.bin"]);
+    place.csv(&format!("{HEADER}{GOOD}\n")).is(&format!("prediction,probability\n{YES}"));
 }
 
 /// An input of many chunks, what it is answered, and where its bad rows are.

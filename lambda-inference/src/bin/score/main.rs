@@ -10,7 +10,7 @@ use std::io::{self, Read, Write};
 use std::process::ExitCode;
 
 use lambda_inference::Model;
-use lambda_inference::batch::{self, Input};
+use lambda_inference::batch::{self, Input, Settings};
 
 use options::{Format, Options, USAGE};
 use progress::Progress;
@@ -67,7 +67,8 @@ fn run(options: &Options) -> Result<u64, String> {
     }
     let mut target = Target::open(options.output.as_deref())?;
     let mut progress = Progress::new(input.place, input.rows.or(size), options.progress);
-    let scored = batch::score(&model, &mut input, target.writer(), options.threads, &mut |part| progress.follow(part));
+    let settings = Settings { threads: options.threads, explain: options.explain };
+    let scored = batch::score(&model, &mut input, target.writer(), settings, &mut |part| progress.follow(part));
     progress.end();
     let totals = scored.map_err(|error| error.to_string())?;
     target.keep()?;

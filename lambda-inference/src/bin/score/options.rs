@@ -6,7 +6,7 @@ use std::thread;
 
 use lexopt::{Arg, ValueExt};
 
-pub const USAGE: &str = "usage: score --model FILE [--input FILE|-] [--output FILE|-] [--format csv|ndjson|parquet] [--threads N] [--progress]
+pub const USAGE: &str = "usage: score --model FILE [--input FILE|-] [--output FILE|-] [--format csv|ndjson|parquet] [--explain] [--threads N] [--progress]
        score --model FILE --describe
 
 Reads rows with the model's features by name and writes `prediction,probability` (of the positive class; with more than two
@@ -15,6 +15,9 @@ Parquet null are missing values. Other columns are ignored. A row that cannot be
 line of empty fields, and makes the exit code 1; wrong usage makes it 2. An output file appears once it is complete.
 
   --format    what the input is, where its ending does not say it
+  --explain   append `base`, `contribution_<feature>` for each feature, which add up to the raw score of the positive class, and `reasons`:
+              of a denial the features that spoke most against approval, strongest first, separated by `;` (with more than two
+              classes `base_<class>,contribution_<feature>_<class>,...` class after class)
   --threads   threads that score, by default one a processor; the output is the same for any number
   --progress  report the progress also where standard error is no terminal";
 
@@ -36,6 +39,7 @@ pub struct Options {
     pub output: Option<PathBuf>,
     pub format: Format,
     pub threads: NonZero<usize>,
+    pub explain: bool,
     pub progress: bool,
     pub describe: bool,
 }
@@ -43,13 +47,14 @@ pub struct Options {
 /// The command line's options; none if help was asked for.
 pub fn read() -> Result<Option<Options>, lexopt::Error> {
     let (mut model, mut input, mut output, mut format, mut threads) = (None, None, None, None, None);
-    let (mut progress, mut describe) = (false, false);
+    let (mut explain, mut progress, mut describe) = (false, false, false);
     let mut parser = lexopt::Parser::from_env();
     while let Some(argument) = parser.next()? {
         match argument {
             Arg::Long("model") => model = Some(PathBuf::from(parser.value()?)),
             Arg::Long("input") => input = Some(PathBuf::from(parser.value()?)),
             Arg::Long("output") => output = Some(PathBuf::from(parser.value()?)),
+            Arg::Long("explain") => explain = true,
             Arg::Long("progress") => progress = true,
             Arg::Long("describe") => describe = true,
             Arg::Long("threads") => {
@@ -72,7 +77,7 @@ pub fn read() -> Result<Option<Options>, lexopt::Error> {
     let input = input.filter(named);
     let format = format.unwrap_or_else(|| format_of(input.as_deref()));
     let threads = threads.or_else(|| thread::available_parallelism().ok()).unwrap_or(NonZero::<usize>::MIN);
-    Ok(Some(Options { model, input, output: output.filter(named), format, threads, progress, describe }))
+    Ok(Some(Options { model, input, output: output.filter(named), format, threads, explain, progress, describe }))
 }
 
 /// What a file's ending says; CSV if it says nothing.

@@ -210,6 +210,11 @@ impl<'a> Explainer<'a> {
         &self.plan.base
     }
 
+    /// What predicted the rows of the last block.
+    pub(crate) fn scorer(&self) -> &Scorer<'a> {
+        &self.scorer
+    }
+
     /// Explains one row of as many values as there are features; NaN is a missing value.
     ///
     /// # Errors

@@ -38,24 +38,37 @@ impl Explainer<'_> {
     /// # Panics
     /// The row has another number of values than there are features.
     pub fn reasons(&mut self, row: &[f64]) -> Result<Vec<Reason>, RowError> {
+        self.explain(row)?;
+        let reason = |(feature, contribution)| Reason {
+            feature,
+            contribution,
+            counterfactual: self.counterfactual(row, feature),
+        };
+        Ok(self.against(0)?.into_iter().map(reason).collect())
+    }
+
+    /// The features of [`Explainer::reasons`] and their contributions, for a row of the last block.
+    ///
+    /// # Errors
+    /// The row has a value that the library refuses.
+    ///
+    /// # Panics
+    /// The last block had no such row.
+    pub fn against(&self, row: usize) -> Result<Vec<(usize, f64)>, RowError> {
         let model = self.scorer.model;
-        let explanation = self.explain(row)?;
+        let explanation = self.explanation(row)?;
         if explanation.prediction.class == model.positive_class() {
             return Ok(Vec::new());
         }
-        let own = if explanation.contributions.len() > row.len() { model.positive * row.len() } else { 0 };
-        let contributions = explanation.contributions[own..][..row.len()].to_vec();
-        let mut order: Vec<usize> = (0..row.len()).collect();
-        order.sort_by(|one, other| contributions[*one].total_cmp(&contributions[*other]));
+        let features = model.features.len();
+        let own = if explanation.contributions.len() > features { model.positive * features } else { 0 };
+        let contributions = &explanation.contributions[own..][..features];
         let greatest = contributions.iter().fold(0.0, |greatest: f64, contribution| greatest.max(contribution.abs()));
-        let negative = order.iter().filter(|feature| contributions[**feature] < -ROUNDING * greatest).count();
+        let mut order: Vec<_> = contributions.iter().copied().enumerate().collect();
+        order.sort_by(|(_, one), (_, other)| one.total_cmp(other));
+        let negative = order.iter().filter(|(_, contribution)| *contribution < -ROUNDING * greatest).count();
         order.truncate(negative.clamp(1, MOST_REASONS));
-        let reason = |feature: usize| Reason {
-            feature,
-            contribution: contributions[feature],
-            counterfactual: self.counterfactual(row, feature),
-        };
-        Ok(order.into_iter().map(reason).collect())
+        Ok(order)
     }
 
     /// The nearest value of a feature that alone changes the decision on a row to the positive class.
