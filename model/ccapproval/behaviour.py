@@ -86,9 +86,25 @@ class Predictor:
             return read_predictions(answers, rows)
 
 
-def written(table: pd.DataFrame, header: bool) -> bytes:
-    """Rows as the program reads them."""
-    return table.to_csv(index=False, header=header, lineterminator="\n").encode()
+def quoted(text: str) -> str:
+    """A text as a field of CSV."""
+    return '"' + text.replace('"', '""') + '"'
+
+
+def fields(column: pd.Series | np.ndarray, missing: str = "") -> np.ndarray:
+    """Values as fields of CSV, each different one written once; object, same shape.
+
+    Numbers are in the shortest form that reads back to the same bits.
+    """
+    codes, values = pd.factorize(column)
+    texts = [quoted(each) if isinstance(each, str) else str(each) for each in values.tolist()]
+    # A value that is missing has the code -1, the last place.
+    return np.array([*texts, missing], dtype=object)[codes]
+
+
+def written(columns: Iterable[np.ndarray]) -> bytes:
+    """Rows as the program reads them, from the fields of each column, shape (rows,) each."""
+    return "\n".join([*map(",".join, zip(*columns, strict=True)), ""]).encode()
 
 
 @dataclass(frozen=True)
@@ -109,11 +125,15 @@ class Pairs:
 
     def chunks(self) -> Iterable[bytes]:
         """All first members, then all second ones."""
+        names = list(self.base.columns)
+        # An empty line is no row.
+        missing = "" if len(names) > 1 else '""'
+        columns = {name: fields(self.base[name], missing) for name in names if name != self.column}
+        yield ",".join(map(quoted, names)).encode() + b"\n"
         for values in (self.first, self.second):
+            columns[self.column] = fields(values, missing)
             for start in range(0, len(self.base), CHUNK):
-                part = self.base[start : start + CHUNK].copy()
-                part[self.column] = values[start : start + CHUNK]
-                yield written(part, header=start == 0 and values is self.first)
+                yield written([columns[name][start : start + CHUNK] for name in names])
 
     def predict(self, predictor: Predictor) -> tuple[np.ndarray, np.ndarray]:
         """Classes and probabilities, shape (2, pairs) each."""

@@ -1,3 +1,4 @@
+import io
 import json
 
 import numpy as np
@@ -172,3 +173,37 @@ def test_a_model_that_learned_by_heart_is_found():
 
 def test_without_a_table_the_defaults_hold():
     assert behaviour_settings({}) == Behaviour()
+
+
+def test_rows_are_written_as_pandas_writes_them():
+    base = pd.DataFrame(
+        {"whole": [1, -2, 3], "half": [0.1, np.nan, 1e-300], "word": ['a "b", c', "d\ne", None]}
+    )
+    first, second = np.array([4, 5, 6]), np.array([7, 8, 9])
+    lines = b"".join(behaviour.Pairs("whole", base, first, second).chunks())
+    both = pd.concat([base.assign(whole=values) for values in (first, second)])
+    pd.testing.assert_frame_equal(pd.read_csv(io.BytesIO(lines)), both.reset_index(drop=True))
+    alone = behaviour.Pairs("half", base[["half"]], np.array([np.nan, 1]), np.array([2.5, 3]))
+    assert b"".join(alone.chunks()) == b'"half"\n""\n1.0\n2.5\n3.0\n'
+
+
+def test_pairs_are_written_in_pieces(monkeypatch):
+    monkeypatch.setattr(behaviour, "CHUNK", 2)
+    base = pd.DataFrame({"a": [1, 2, 3], "b": [4, 5, 6]})
+    pieces = list(behaviour.Pairs("b", base, np.array([7, 8, 9]), np.array([0, 0, 0])).chunks())
+    assert pieces == [b'"a","b"\n', b"1,7\n2,8\n", b"3,9\n", b"1,0\n2,0\n", b"3,0\n"]
+
+
+def test_rows_without_a_value_are_a_slice_of_their_own():
+    places, labels = datachecks.ranges(pd.Series([2.0, np.nan, 3.0, 2.0]))
+    assert [labels[place] for place in places] == ["2.0", "missing", "3.0", "2.0"]
+    many = pd.Series([*range(100), None], dtype=float)
+    places, labels = datachecks.ranges(many)
+    assert labels[places[-1]] == "missing"
+    assert np.bincount(places).tolist() == [10] * 10 + [1]
+    rows = table().assign(b=lambda made: made["b"].where(made["b"] != 2))
+    right = rows["b"].notna().to_numpy()
+    check = datachecks.slices(rows, TRAINING, right, Behaviour(slice_rows=50))[0]
+    assert (check.status, check.examples[0]["slice"]) == (FAIL, "missing")
+    sizes = rows["b"].value_counts(dropna=False)
+    assert check.examples[0]["n"] == sizes[np.nan]

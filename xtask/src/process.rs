@@ -85,6 +85,7 @@ pub struct Program {
     variables: Vec<(OsString, Option<OsString>)>,
     input: Vec<u8>,
     limit: Duration,
+    quiet: bool,
 }
 
 /// How a program ended.
@@ -106,6 +107,7 @@ impl Program {
             variables: Vec::new(),
             input: Vec::new(),
             limit: Duration::from_secs(15 * 60),
+            quiet: false,
         }
     }
 
@@ -146,6 +148,12 @@ impl Program {
         self
     }
 
+    /// Shows no progress of its own: of several programs that run side by side, the caller's shows for all.
+    pub fn quiet(mut self) -> Program {
+        self.quiet = true;
+        self
+    }
+
     /// Runs to the end, whatever the exit code, with both streams in the file `log`.
     ///
     /// # Errors
@@ -167,7 +175,7 @@ impl Program {
                 None => expression.env_remove(name),
             };
         }
-        let progress = Progress::start(&self.what, Some(log.to_path_buf()));
+        let progress = (!self.quiet).then(|| Progress::start(&self.what, Some(log.to_path_buf())));
         let started = expression.start().with_context(|| format!("start {} to {}", name.display(), self.what))?;
         let handle = Arc::new(started);
         RUNNING.lock().unwrap_or_else(PoisonError::into_inner).push(handle.clone());

@@ -7,8 +7,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::thread;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -17,7 +18,7 @@ use crate::notebook::{Cases, Place};
 use crate::process::Program;
 use crate::records::{Digests, Record, Stage};
 use crate::stages::{build, deploy, scan};
-use crate::terminal::note;
+use crate::terminal::{Progress, note};
 use crate::{config, digest, github, image, notebook, report, tools, tracking};
 
 /// What was measured.
@@ -151,15 +152,25 @@ fn measure(
             .arg(&work.folder)
             .arg("--settings")
             .arg(context.root.join(config::FILE))
+            .quiet()
     };
-    module("measure the model", "metrics").run(&work.log("metrics"))?;
-    module("try how the model behaves", "behaviour")
-        .arg("--score")
-        .arg(&programs.score)
-        .arg("--model")
-        .arg(model)
-        .run(&work.log("behaviour"))?;
+    let metrics = module("measure the model", "metrics");
+    let behaviour =
+        module("try how the model behaves", "behaviour").arg("--score").arg(&programs.score).arg("--model").arg(model);
+    side_by_side((metrics, &work.log("metrics")), (behaviour, &work.log("behaviour")))?;
     Ok((read_of_model(work, "metrics.json", digest)?, read_of_model(work, "behaviour.json", digest)?))
+}
+
+/// Runs two programs that do not need each other at the same time, each with its log. The first one's error counts before the
+/// second one's.
+fn side_by_side(first: (Program, &Path), second: (Program, &Path)) -> Result<()> {
+    let _progress = Progress::start("measure the model and try how it behaves", None);
+    let (one, other) = thread::scope(|scope| {
+        let beside = scope.spawn(|| second.0.run(second.1));
+        (first.0.run(first.1), beside.join())
+    });
+    one?;
+    other.map_err(|_| anyhow!("a thread of the test stage panicked"))?
 }
 
 /// The content of a file that must speak of the model in the image.
@@ -290,5 +301,24 @@ mod tests {
             shared_variables("ACCURACY=0.9\nOTHER=1\n\nEQUAL_OPPORTUNITY_FAIRNESS_PERCENT=7.0\nnonsense\n");
         assert_eq!(known.len(), 2);
         assert_eq!(unknown, ["OTHER", "nonsense"]);
+    }
+
+    #[test]
+    fn two_programs_run_at_the_same_time_and_either_can_fail() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = |name: &str| folder.path().join(name);
+        let shell = |what: &str, script: &str| Program::new(what, "sh", folder.path()).args(["-c", script]).quiet();
+        let run = |first: &str, second: &str| {
+            side_by_side((shell("hop", first), &log("first")), (shell("skip", second), &log("second")))
+        };
+        // Each waits, for five seconds at most, for what the other does meanwhile.
+        let meet = |mine: &str, others: &str| {
+            format!("touch {mine}; for _ in $(seq 50); do [ -e {others} ] && exit 0; sleep 0.1; done; exit 1")
+        };
+        run(&meet("a", "b"), &meet("b", "a")).unwrap();
+        let first = run("echo oh; exit 3", "true").unwrap_err().to_string();
+        assert!(first.contains("could not hop: it ended with exit code 3") && first.contains("oh"), "{first}");
+        let second = run("true", "exit 4").unwrap_err().to_string();
+        assert!(second.contains("could not skip: it ended with exit code 4"), "{second}");
     }
 }
