@@ -224,6 +224,64 @@ def test_comparison_with_what_is_live(clone):
     assert (clone.run_folder() / "comparison.md").read_text() == compared.out
 
 
+SHALLOWER = """
+import json, sys
+from pathlib import Path
+import joblib, pandas as pd
+from sklearn.tree import DecisionTreeClassifier
+from ccapproval.export import export
+run, out = Path(sys.argv[1]), Path(sys.argv[2])
+features = json.loads((run / "training.json").read_text())["features"]
+train, test = pd.read_csv(run / "train_split.csv", nrows=20_000), pd.read_csv(run / "test_split.csv")
+schema = json.loads(Path("schema.json").read_text())
+fit = lambda names: DecisionTreeClassifier(max_depth=2, random_state=0).fit(train[names], train["Target"])
+other = fit(features)
+(out / "other.bin").write_bytes(export(other, schema))
+foreign = train[features].rename(columns={"Income": "Salary"})
+(out / "foreign.bin").write_bytes(export(fit(features).fit(foreign, train["Target"])))
+test["before"], test["after"] = joblib.load(run / "model.joblib").predict(test[features]), other.predict(test[features])
+counts = lambda rows: [len(rows), int((rows.before > rows.after).sum()), int((rows.before < rows.after).sum())]
+groups = {str(name): counts(rows) for name, rows in test.groupby("Group")}
+print(json.dumps({"all": counts(test), "groups": groups}))
+"""
+
+
+def test_candidate_model_is_replayed_on_past_applications(clone, tmp_path):
+    """Beside scikit-learn, which predicts and counts for itself."""
+    script = [clone.path / "model/.venv/bin/python", "-c", SHALLOWER, clone.run_folder(), tmp_path]
+    counted = json.loads(subprocess.run(script, cwd=clone.path / "model", check=True, capture_output=True).stdout)
+    ended = clone.xtask("replay", "--model", str(tmp_path / "other.bin"), "--explain", "--json")
+    found = json.loads(ended.out)
+
+    def counts(of: dict) -> list[int]:
+        return [of["applications"], of["approve_to_deny"], of["deny_to_approve"]]
+
+    assert counts(found["overall"]) == counted["all"] and min(counted["all"]) > 0
+    (attribute,) = found["attributes"]
+    assert {group["group"]: counts(group) for group in attribute["groups"]} == counted["groups"]
+    assert [example["after"]["approved"] for example in found["examples"]] == [False] * 5 + [True] * 5
+    lines = (clone.run_folder() / "test_split.csv").read_text().splitlines()
+    for example in found["examples"]:
+        assert example["before"]["approved"] != example["after"]["approved"] and example["reasons"]
+        assert [value for _, value in example["values"]] == lines[example["line"] - 1].split(",")[:-1]
+    page = (clone.run_folder() / "replay.html").read_text()
+    assert "default-src 'none'" in page and found["model_after"] in page and "http" not in page.replace("http-equiv", "")
+
+    def refused(name: str) -> str:
+        return clone.xtask("replay", "--model", str(tmp_path / name), expect=1).err
+
+    assert "needs Salary, which the run's applications do not have" in refused("foreign.bin")
+    (tmp_path / "cut.bin").write_bytes((tmp_path / "other.bin").read_bytes()[:-8])
+    assert "refuse the model" in refused("cut.bin")
+    split = clone.run_folder() / "test_split.csv"
+    with clone.holding(split):
+        split.write_text("\n".join(lines[:10]) + "\n")
+        assert "test_split.csv was changed" in refused("other.bin")
+    assert "cannot be used with" in clone.xtask("replay", "--model", "a", "--policy", "b", expect=2).err
+    clone.xtask("replay", "--policy", "policies")
+    assert "past verdicts" in (clone.run_folder() / "replay.html").read_text()
+
+
 # What the gate lets pass, and what it does not.
 
 

@@ -330,7 +330,10 @@ impl Work {
 }
 
 /// A run id becomes a folder and an image tag, so it must be fit for both.
-fn check_run_id(run: &str) -> Result<()> {
+///
+/// # Errors
+/// It is not, naming what a run id is made of.
+pub fn check_run_id(run: &str) -> Result<()> {
     let fits = !run.is_empty()
         && run.len() <= 100
         && run.chars().all(|letter| letter.is_ascii_alphanumeric() || "._-".contains(letter))

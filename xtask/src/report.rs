@@ -82,7 +82,7 @@ fn table(label: &str, rows: &[Row<'_>]) -> String {
 }
 
 /// Text as it stands between tags.
-fn escape(text: &str) -> String {
+pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 

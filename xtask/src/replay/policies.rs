@@ -1,64 +1,58 @@
-//! Replay: judges every past decision again, under changed policies, before anybody relies on them.
+//! Every past decision judged again, under changed policies.
 //!
-//! Reads the decision log; writes nothing. The policies come from another folder, under the names that pipeline.toml gives
+//! Reads the decision log; writes the page alone. The policies come from another folder, under the names that pipeline.toml gives
 //! them, each with its tests beside it; waivers are those of pipeline.toml, as of today.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use chrono::{DateTime, NaiveDate, Utc};
-use clap::Args;
 use serde::Serialize;
 
 use crate::config::{Config, PolicySet};
 use crate::context::Context;
 use crate::decisions::{self, Decision};
 use crate::policy::{self, Outcome};
+use crate::replay::{page, write_page};
 use crate::stages::gate::{self, Verdict};
 use crate::{exit, terminal, waivers};
 
-/// Options of `replay`.
-#[derive(Args)]
-pub struct Options {
-    /// Folder with the policies to try, named as those of pipeline.toml.
-    #[arg(long, value_name = "DIR")]
-    policy: PathBuf,
-}
-
 /// A past decision and what it would be.
 #[derive(Debug, Serialize)]
-struct Replayed {
-    run: String,
-    environment: String,
-    decided_at: DateTime<Utc>,
-    was: Verdict,
-    would_be: Verdict,
+pub struct Replayed {
+    pub run: String,
+    pub environment: String,
+    pub decided_at: DateTime<Utc>,
+    pub was: Verdict,
+    pub would_be: Verdict,
     /// Objections that were not there.
-    new: Vec<String>,
+    pub new: Vec<String>,
     /// Objections that would no longer be there.
-    gone: Vec<String>,
+    pub gone: Vec<String>,
 }
 
 impl Replayed {
-    fn flips(&self) -> bool {
+    /// Whether the verdict would be another.
+    pub fn flips(&self) -> bool {
         self.was != self.would_be
     }
 }
 
-/// Runs the command.
+/// Judges the decisions by the policies in `folder`.
 ///
 /// # Errors
 /// Exit code 4 if nothing was ever decided; the log is not whole, or the folder lacks a policy.
-pub fn run(context: &Context, options: &Options) -> Result<()> {
+pub fn run(context: &Context, folder: &Path, out: Option<&Path>) -> Result<()> {
     let decisions = decisions::read(&context.root)?;
     if decisions.is_empty() {
         return Err(exit::nothing_checked("no verdict was ever given here: run `cargo xtask gate` first"));
     }
-    let folder = std::path::absolute(&options.policy).context("find the folder of the policies")?;
+    let folder = std::path::absolute(folder).context("find the folder of the policies")?;
     let sets = sets_in(&context.config, &folder)?;
     let today = Utc::now().date_naive();
     let replayed: Vec<_> = decisions.iter().map(|decision| replay(&context.config, &sets, decision, today)).collect();
+    write_page(out, &context.folder()?, &page::of_policies(&replayed))?;
     if context.json {
         println!("{}", serde_json::to_string(&replayed)?);
         return Ok(());
@@ -146,7 +140,7 @@ mod tests {
 
     #[test]
     fn a_stricter_policy_denies_what_was_allowed() {
-        let mut config = config::parse(include_str!("../../pipeline.toml")).unwrap();
+        let mut config = config::parse(include_str!("../../../pipeline.toml")).unwrap();
         config.policy_sets.truncate(1);
         let folder = tempfile::tempdir().unwrap();
         assert!(sets_in(&config, folder.path()).unwrap_err().to_string().contains("model.rego is missing"));
