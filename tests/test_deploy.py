@@ -4,6 +4,7 @@ The tests share one clone with two built runs, `a` and `b`, and one cloud. They 
 ended.
 """
 
+import hashlib
 import http.client
 import http.server
 import json
@@ -24,6 +25,7 @@ from test_pipeline import APPROVED, PARAMETER, advisory_database
 
 from cloud_support import ACCESS_KEY_ID, SECRET_ACCESS_KEY, Cloud
 
+BUCKET, PRODUCTION_BUCKET = "mlopswebapp-000000000000", "mlopswebapp-production-000000000000"
 PREPROD, PRODUCTION = "creditcardapplicationlambda", "creditcardapplicationlambda-production"
 ERRORS = """<GetMetricStatisticsResponse><GetMetricStatisticsResult><Datapoints><member><Sum>{sum}</Sum>
 <SampleCount>20</SampleCount></member></Datapoints></GetMetricStatisticsResult></GetMetricStatisticsResponse>"""
@@ -147,6 +149,9 @@ class World:
     def record(self, run: str, environment: str = "preprod", name: str = "deploy") -> dict:
         return json.loads((self.folder(run, environment) / f"{name}.json").read_text())
 
+    def kept(self, run: str, name: str, bucket: str = BUCKET) -> bytes:
+        return self.cloud.client("s3").get_object(Bucket=bucket, Key=f"evidence/{run}/{name}")["Body"].read()
+
     def status(self, run: str) -> dict:
         return json.loads(self.xtask("status", "--json", "--env", "preprod", "--run", run).out)
 
@@ -181,6 +186,22 @@ def test_first_version_of_all_goes_straight(world):
     assert world.alias()["version"] == "1" and world.alias()["description"].startswith("run a; deployer ")
     assert requests.get(deployed["report_url"], timeout=10).status_code == 200
     assert (world.folder("a") / "artifact.txt").read_text().strip() == deployed["report_url"]
+
+
+def test_evidence_is_kept_in_the_bucket_and_not_published(world):
+    bundle = world.kept("a", "bundle.json")
+    assert bundle == (world.folder("a") / "bundle.json").read_bytes()
+    deployment = json.loads(world.kept("a", "deployment.json"))
+    digest = hashlib.sha256(bundle).hexdigest()
+    assert deployment["subject"] == json.loads(bundle)["subject"]
+    assert deployment["predicate"]["evidence"] == f"sha256:{digest}"
+    record = hashlib.sha256((world.folder("a") / "deploy.json").read_bytes()).hexdigest()
+    assert (deployment["predicate"]["record"], deployment["predicate"]["version"]) == (f"sha256:{record}", "1")
+    assert world.record("a")["approval"] is None
+    listed = world.cloud.client("s3").list_objects_v2(Bucket=BUCKET, Prefix="evidence/")["Contents"]
+    assert [entry["Key"] for entry in listed] == ["evidence/a/bundle.json", "evidence/a/deployment.json"]
+    address = world.record("a")["report_url"].split("/harness/")[0]
+    assert requests.get(f"{address}/evidence/a/bundle.json", timeout=10).status_code == 403
 
 
 def test_plan_has_the_shape_of_the_result_and_changes_nothing(world):
@@ -512,6 +533,9 @@ def test_approval_of_exactly_this_verdict(world):
     deploy(0)
     record = world.record("b", "production")
     assert record["approval"] == approval and record["version"] == "2"
+    kept = json.loads(world.kept("b", "approval.json", PRODUCTION_BUCKET))
+    assert kept["predicate"]["approval"] == approval and kept["predicateType"] == "urn:ccapproval:approval:v1"
+    assert kept["subject"][0]["digest"]["sha256"] == record["image"].removeprefix("sha256:")
     assert [step["percent"] for step in record["rollout"]] == [50]
     answer = world.functions.invoke(FunctionName=PRODUCTION, Qualifier="live", Payload=json.dumps(APPROVED))
     assert json.loads(json.loads(answer["Payload"].read())["body"])["model"] == record["model"]

@@ -488,6 +488,8 @@ def test_what_each_role_may_do_by_another_judge(account):
             (False, "ecr:BatchDeleteImage", f"{repository}/ccapproval-deploy"),
             (True, "s3:PutObject", f"{bucket}/web/index.html"),
             (True, "s3:PutObject", f"{bucket}/harness/output/run-1/model_metrics.html"),
+            (True, "s3:PutObject", f"{bucket}/evidence/run-1/bundle.json"),
+            (False, "s3:GetObject", f"{bucket}/evidence/run-1/bundle.json"),
             (False, "s3:PutObject", f"{bucket}/private"),
             (False, "s3:PutObject", f"arn:aws:s3:::mlopswebapp-production-{account.number}/web/index.html"),
             (False, "s3:PutBucketPolicy", bucket),

@@ -362,6 +362,8 @@ const LOG_RETENTION_DAYS: [u32; 22] =
 
 /// The file's name, in the root.
 pub const FILE: &str = "pipeline.toml";
+/// Where the evidence of every run is kept in a bucket.
+pub const EVIDENCE_PREFIX: &str = "evidence/";
 
 /// Reads and checks pipeline.toml.
 pub fn read(root: &Path) -> Result<Config> {
@@ -420,6 +422,7 @@ pub fn parse(text: &str) -> Result<Config> {
     for (name, environment) in &config.environments {
         check_promotion(&config, name, environment)?;
         check_own_names(&config, name, environment)?;
+        check_published(environment).with_context(|| format!("environment `{name}`"))?;
         check_mail(environment).with_context(|| format!("[environments.{name}.mail]"))?;
     }
     for address in config.monitor.mail_to.iter().chain([&config.monitor.mail_from]) {
@@ -429,6 +432,20 @@ pub fn parse(text: &str) -> Result<Config> {
 }
 
 /// What an environment takes over must lie where it deploys from: the image is referred to by digest, never copied.
+/// What is published can be read by everybody, the evidence by nobody outside.
+fn check_published(environment: &Environment) -> Result<()> {
+    let folder = environment.report_key.rsplit_once('/').map(|(folder, _)| format!("{folder}/"));
+    let report = folder.as_ref().unwrap_or(&environment.report_key);
+    for (key, prefix) in [("web_prefix", &environment.web_prefix), ("report_key", report)] {
+        if EVIDENCE_PREFIX.starts_with(prefix.as_str()) || prefix.starts_with(EVIDENCE_PREFIX) {
+            bail!(
+                "{key} publishes `{prefix}*` and with it `{EVIDENCE_PREFIX}`, which is kept closed: name another folder"
+            );
+        }
+    }
+    Ok(())
+}
+
 fn check_promotion(config: &Config, name: &str, environment: &Environment) -> Result<()> {
     let Some(source_name) = &environment.promotes else { return Ok(()) };
     let source = config.environment(source_name).with_context(|| format!("environment `{name}` promotes it"))?;
@@ -511,6 +528,11 @@ impl Environment {
         [format!("{}/{}*", self.bucket_arn(), self.web_prefix), format!("{}/{report}", self.bucket_arn())]
     }
 
+    /// The evidence of every run, which is not public.
+    pub fn evidence_objects(&self) -> String {
+        format!("{}/{EVIDENCE_PREFIX}*", self.bucket_arn())
+    }
+
     /// Where the function's log goes.
     pub fn log_group(&self) -> String {
         format!("/aws/lambda/{}", self.function)
@@ -561,6 +583,13 @@ mod tests {
         assert!(format!("{:#}", parse(&unknown).unwrap_err()).contains("environment `production`: rollout: `Canary`"));
         let elsewhere = SHIPPED.replacen("promotes = \"preprod\"", "promotes = \"local\"", 1);
         assert!(parse(&elsewhere).unwrap_err().to_string().contains("promotes `local`"));
+        for public in ["", "e", "evidence/", "evidence/web/"] {
+            let open = SHIPPED.replacen("web_prefix = \"web/\"", &format!("web_prefix = \"{public}\""), 1);
+            let error = format!("{:#}", parse(&open).unwrap_err());
+            assert!(error.contains("environment `local`: web_prefix publishes"), "{error}");
+        }
+        let open = SHIPPED.replacen("harness/output/model", "evidence/model", 1);
+        assert!(format!("{:#}", parse(&open).unwrap_err()).contains("report_key publishes `evidence/*`"));
         let shared = SHIPPED.replace("lambda-production-deploy", "lambda-deploy");
         assert!(parse(&shared).unwrap_err().to_string().contains("both name the role"));
         let retention = SHIPPED.replacen("log_retention_days = 30", "log_retention_days = 31", 1);

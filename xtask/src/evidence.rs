@@ -64,42 +64,48 @@ fn statement(context: &Context) -> Result<Value> {
     let policies = gate.content.outcomes.iter().flat_map(|outcome| &outcome.policies);
     let policies: Map<_, _> = policies.map(|policy| (policy.path.clone(), json!(policy.digest))).collect();
     let metrics = &test.content.metrics;
+    let predicate = json!({
+        "run": gate.run,
+        "environment": gate.environment,
+        "model": build.content.model.digest,
+        "program": build.content.program.digest,
+        "training_image": build.content.training_image,
+        "data": build.content.dataset,
+        "commit": build.content.commit,
+        "dirty": build.content.dirty,
+        "sources": build.inputs,
+        "toolchain": build.content.toolchain,
+        "policies": policies,
+        "policy_digest": decisions::policy_digest(&gate.content.outcomes),
+        "records": records,
+        "files": {"build": build.files, "scan": scan.files, "test": test.files, "gate": gate.files},
+        "cases": test.content.cases,
+        "metrics": {
+            "accuracy": metrics["accuracy"],
+            "fairnessScoreEqualOpportunity": metrics["fairnessScoreEqualOpportunity"],
+            "rows": metrics["rows"],
+        },
+        "scan": scan.content.summary,
+        "verdict": gate.content.verdict,
+    });
+    statement_about(&image.repository, &image.digest, PREDICATE, &predicate)
+}
+
+/// An in-toto Statement about the image with this digest, `sha256:…`.
+pub fn statement_about(repository: &str, image: &str, kind: &str, predicate: &Value) -> Result<Value> {
     Ok(json!({
         "_type": STATEMENT,
         "subject": [{
-            "name": image.repository,
-            "digest": {"sha256": image.digest.strip_prefix("sha256:").context("the image has no digest")?},
+            "name": repository,
+            "digest": {"sha256": image.strip_prefix("sha256:").context("the image has no digest")?},
         }],
-        "predicateType": PREDICATE,
-        "predicate": {
-            "run": gate.run,
-            "environment": gate.environment,
-            "model": build.content.model.digest,
-            "program": build.content.program.digest,
-            "training_image": build.content.training_image,
-            "data": build.content.dataset,
-            "commit": build.content.commit,
-            "dirty": build.content.dirty,
-            "sources": build.inputs,
-            "toolchain": build.content.toolchain,
-            "policies": policies,
-            "policy_digest": decisions::policy_digest(&gate.content.outcomes),
-            "records": records,
-            "files": {"build": build.files, "scan": scan.files, "test": test.files, "gate": gate.files},
-            "cases": test.content.cases,
-            "metrics": {
-                "accuracy": metrics["accuracy"],
-                "fairnessScoreEqualOpportunity": metrics["fairnessScoreEqualOpportunity"],
-                "rows": metrics["rows"],
-            },
-            "scan": scan.content.summary,
-            "verdict": gate.content.verdict,
-        },
+        "predicateType": kind,
+        "predicate": predicate,
     }))
 }
 
 /// Sorted keys and no blanks: the same value always has the same bytes.
-fn canonical(value: &Value) -> Result<Vec<u8>> {
+pub fn canonical(value: &Value) -> Result<Vec<u8>> {
     fn sorted(value: &Value) -> Value {
         match value {
             Value::Object(fields) => {

@@ -63,7 +63,7 @@ struct Fuzzed {
     wrong: Vec<String>,
     /// Packages without an oracle.
     unopposed: Vec<String>,
-    /// Processor time of judging alone.
+    /// Time of judging alone.
     spent: Duration,
 }
 
@@ -129,27 +129,31 @@ fn fuzz_some(contests: &[Contest], seed: u64, inputs: usize) -> Result<Fuzzed> {
     for _ in 0..inputs {
         let input = input(&mut random);
         let begun = Instant::now();
-        let allowed: Vec<_> = judges.iter_mut().map(|judge| allows(judge, &input)).collect();
+        let objections: Vec<_> = judges.iter_mut().map(|judge| objections(judge, &input)).collect();
         fuzzed.spent += begun.elapsed();
         let good: Vec<_> = contests.iter().map(|contest| (contest.oracle)(&input)).collect();
         fuzzed.good += usize::from(good.iter().all(|good| *good));
-        for (contest, (allowed, good)) in contests.iter().zip(allowed.iter().zip(&good)) {
-            match (allowed, good) {
+        for (contest, (objections, good)) in contests.iter().zip(objections.iter().zip(&good)) {
+            match (objections.is_empty(), good) {
                 (true, false) => fuzzed.false_allows += 1,
                 (false, true) => fuzzed.false_denials += 1,
                 _ => continue,
             }
-            let word = if *allowed { "allows" } else { "denies" };
-            fuzzed.wrong.push(format!("`{}` {word} {input}", contest.package));
+            fuzzed.wrong.push(format!("`{}` says {objections:?} of {input}", contest.package));
         }
     }
     Ok(fuzzed)
 }
 
-/// Whether no rule objects; an input that cannot be judged is denied.
-fn allows(judge: &mut Judge, input: &Value) -> bool {
-    let objects = |rule: &crate::policy::RuleOutcome| rule.level != Level::Warn && !rule.messages.is_empty();
-    judge.judge(input).is_ok_and(|rules| !rules.iter().any(objects))
+/// What denies the input, or what keeps it from being judged.
+fn objections(judge: &mut Judge, input: &Value) -> Vec<String> {
+    match judge.judge(input) {
+        Ok(rules) => {
+            let denials = rules.into_iter().filter(|rule| rule.level != Level::Warn);
+            denials.flat_map(|rule| rule.messages).map(|message| message.text).collect()
+        }
+        Err(fault) => vec![fault.message],
+    }
 }
 
 /// Marsaglia's xorshift: the same inputs at every run.

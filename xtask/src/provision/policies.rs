@@ -124,6 +124,12 @@ pub fn deploy_permissions(environment: &Environment) -> Value {
             "Resource": environment.published_objects(),
         }),
         json!({
+            "Sid": "KeepEvidence",
+            "Effect": "Allow",
+            "Action": "s3:PutObject",
+            "Resource": environment.evidence_objects(),
+        }),
+        json!({
             "Sid": "DeployTheFunction",
             "Effect": "Allow",
             "Action": [
@@ -284,6 +290,19 @@ mod tests {
             // IAM's limit for the inline policies of a role.
             assert!(policies[0].to_string().len() < 10_240);
         }
+    }
+
+    #[test]
+    fn evidence_can_be_kept_and_not_read() {
+        let config = shipped();
+        let policy = deploy_permissions(config.environment("production").unwrap());
+        let evidence = "arn:aws:s3:::mlopswebapp-production-123456789012/evidence/*";
+        let about: Vec<_> = statements(&policy)
+            .iter()
+            .filter(|statement| statement["Resource"].to_string().contains("evidence"))
+            .map(|statement| (&statement["Action"], &statement["Resource"]))
+            .collect();
+        assert_eq!(about, [(&json!("s3:PutObject"), &json!(evidence))]);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 pub mod alias;
 mod evidence;
 mod health;
+mod kept;
 mod publication;
 mod rollout;
 mod smoke;
@@ -110,6 +111,8 @@ pub fn run(context: &Context, options: &Options) -> Result<Record<Content>> {
         && context.block_on(is_live(cloud, environment, &record.content))?
     {
         context.skipped(Stage::Deploy);
+        // Again, for the case that the last attempt ended before it.
+        context.block_on(kept::upload(context, cloud, &record, &build.content.image.repository))?;
         record.content.report_link_expires_at = context.block_on(publication::hand_out(context, cloud))?;
         set_outputs(&record)?;
         return Ok(record);
@@ -131,6 +134,9 @@ pub fn run(context: &Context, options: &Options) -> Result<Record<Content>> {
         content.report_link_expires_at = context.block_on(publication::hand_out(context, cloud))?;
     }
     let record = work.finish(inputs, &[], content)?;
+    if record.content.failure.is_none() {
+        context.block_on(kept::upload(context, cloud, &record, &build.content.image.repository))?;
+    }
     for decision in &record.content.decisions {
         note(decision);
     }

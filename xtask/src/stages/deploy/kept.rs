@@ -1,0 +1,74 @@
+//! What is kept of a deployment beside the cloud's own logs: the run's evidence, the approval and the deployment, each a
+//! document of its own below `evidence/<run>/` in the environment's bucket, which nobody may read but the account.
+//!
+//! Approval and deployment are in-toto Statements about the image, like the evidence, and name its digest.
+
+use std::fs;
+
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
+
+use super::Content;
+use crate::cloud::Cloud;
+use crate::config::EVIDENCE_PREFIX;
+use crate::context::Context;
+use crate::records::{Record, Stage};
+use crate::{digest, evidence};
+
+const APPROVAL: &str = "urn:ccapproval:approval:v1";
+const DEPLOYMENT: &str = "urn:ccapproval:deployment:v1";
+
+/// Uploads what the deployment in `record` rests on and what came of it. The same record always gives the same bytes.
+pub async fn upload(context: &Context, cloud: &Cloud, record: &Record<Content>, repository: &str) -> Result<()> {
+    let path = context.record_folder(Stage::Gate)?.join(evidence::FILE);
+    let bundle = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+    let names =
+        Names { repository, evidence: digest::of_bytes(&bundle), record: context.record_digest(Stage::Deploy)? };
+    let mut documents = vec![(evidence::FILE, bundle)];
+    for (name, statement) in statements(record, &names)? {
+        documents.push((name, evidence::canonical(&statement)?));
+    }
+    let environment = &context.environment;
+    for (name, bytes) in documents {
+        let key = format!("{EVIDENCE_PREFIX}{}/{name}", record.run);
+        cloud.upload(&environment.bucket, &key, "application/json", bytes).await?;
+    }
+    Ok(())
+}
+
+/// What the record itself does not name.
+struct Names<'a> {
+    /// The image's.
+    repository: &'a str,
+    /// Digest of bundle.json.
+    evidence: String,
+    /// Digest of deploy.json.
+    record: String,
+}
+
+/// The statements of a deployment, each with its file's name: of the approval where there is one, and of the deployment.
+fn statements(record: &Record<Content>, names: &Names) -> Result<Vec<(&'static str, Value)>> {
+    let content = &record.content;
+    let about = |kind: &str, mut predicate: Value| {
+        predicate["evidence"] = json!(names.evidence);
+        evidence::statement_about(names.repository, &content.image, kind, &predicate)
+    };
+    let mut statements = Vec::new();
+    if let Some(approval) = &content.approval {
+        statements.push(("approval.json", about(APPROVAL, json!({"approval": approval}))?));
+    }
+    let deployment = json!({
+        "run": record.run,
+        "environment": record.environment,
+        "deployed_at": record.finished_at,
+        "record": names.record,
+        "function": content.function,
+        "alias": content.alias,
+        "version": content.version,
+        "previous_version": content.previous_version,
+        "model": content.model,
+        "verdict": content.verdict,
+    });
+    statements.push(("deployment.json", about(DEPLOYMENT, deployment)?));
+    Ok(statements)
+}
