@@ -521,11 +521,13 @@ def test_approval_of_exactly_this_verdict(world):
     assert {"image", "model", "build.json", "test.json", "scan.json"} <= set(approval["evidence"])
     with world.clone.holding(folder / "gate.json"):
         (folder / "gate.json").write_bytes((folder / "gate.json").read_bytes() + b"\n")
-        assert "is of another verdict" in deploy(5).err
+        assert "bundle.json: /predicate/records/gate.json" in deploy(1).err
     with world.clone.holding(folder / "approval.json"):
         old = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 25 * 3600))
         (folder / "approval.json").write_text(json.dumps(approval | {"approved_at": old}))
         assert "has expired" in deploy(5).err
+        (folder / "approval.json").write_text(json.dumps(approval | {"gate": "sha256:" + "0" * 64}))
+        assert "is of another verdict" in deploy(5).err
         (folder / "approval.json").write_text("{")
         assert "is corrupted" in deploy(5).err
     assert world.alias(PRODUCTION)["version"] == "1"
