@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import base64
 import hashlib
+import shlex
 import sys
 from html import escape
 from importlib.resources import files
@@ -329,14 +330,15 @@ def provenance(metrics: dict[str, Any], training: dict[str, Any], model: Model) 
     items = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in entries.items())
     commands = (
         "uv sync --locked\n"
-        "uv run python -m ccapproval.train --notebook credit_card_approval.ipynb --out output\n"
+        f"uv run python -m ccapproval.train --notebook {shlex.quote(training['notebook'])} "
+        "--out output\n"
         "sha256sum output/model.bin"
     )
     return (
         f"<section><h2>Where it comes from</h2><dl>{items}</dl><h3>Make it again</h3>"
         "<p>In the folder of the model; the last line prints the model digest.</p>"
         '<pre tabindex="0" role="group" aria-label="Commands"><code>'
-        f"{commands}</code></pre></section>"
+        f"{escape(commands)}</code></pre></section>"
     )
 
 

@@ -217,13 +217,14 @@ def leaf_rows(model: bytes, rows: pd.DataFrame) -> list[int] | None:
     return np.bincount(places, minlength=int(np.sum(tree.nodes["flags"] & LEAF))).tolist()
 
 
-def record(training: Training, model: bytes, pickled: bytes) -> dict[str, Any]:
+def record(training: Training, notebook: str, model: bytes, pickled: bytes) -> dict[str, Any]:
     """The content of training.json."""
     estimator = training.model
     portable = decode(model)
     positive = portable.classes[portable.positive_class]
     importances = getattr(estimator, "feature_importances_", None)
     return {
+        "notebook": notebook,
         "dataset": dataset(training),
         "features": [feature.name for feature in portable.features],
         "target": target_of(training),
@@ -281,7 +282,7 @@ def train(notebook: Path, out: Path, reasons: dict[str, str] | None = None) -> d
     buffer = io.BytesIO()
     joblib.dump(training.model, buffer)
     pickled = buffer.getvalue()
-    content = record(training, model, pickled)
+    content = record(training, notebook.name, model, pickled)
     # The record names the digests of the others: an old one must not stand beside new files.
     (out / "training.json").unlink(missing_ok=True)
     write_atomically(out / "model.joblib", pickled)

@@ -105,6 +105,12 @@ def test_page_shows_the_figures_of_the_record(html, measured):
         assert f"{100 * found['train'][name]:.2f} %" in text
 
 
+def test_page_says_how_to_make_the_model_of_its_own_notebook_again(measured):
+    found, training, model = measured
+    text = Page(page(found, training | {"notebook": "an <other>.ipynb"}, model)).text
+    assert "--notebook 'an <other>.ipynb' --out output sha256sum output/model.bin" in text
+
+
 def test_page_loads_nothing(html):
     assert not re.search(r"https?:|url\(|@import|\bsrc=|<link|\bhref=", html, re.I)
     tags = Page(html).tags

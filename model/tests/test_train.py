@@ -21,6 +21,7 @@ def test_record_names_the_files_that_lie_beside_it(run):
     record = json.loads((run / "training.json").read_text())
     assert record["model"]["sha256"] == digest((run / "model.bin").read_bytes())
     assert record["model"]["joblib_sha256"] == digest((run / "model.joblib").read_bytes())
+    assert record["notebook"] == NOTEBOOK.name
     data = (NOTEBOOK.parent / record["dataset"]["file"]).read_bytes()
     assert record["dataset"]["sha256"] == digest(data)
     assert (record["dataset"]["rows"], record["train_rows"], record["test_rows"]) == (
