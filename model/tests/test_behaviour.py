@@ -1,5 +1,6 @@
 import io
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ from conftest import SMALL_CELLS, write_predictions
 from ccapproval import behaviour, datachecks, train
 from ccapproval.common import InputError
 from ccapproval.examination import FAIL, INSUFFICIENT, PASS
+from ccapproval.model_file import Feature
 from ccapproval.settings import Behaviour, behaviour_settings
 
 CASE = {"name": "large", "event": {"size": 9, "old": 1}, "prediction": 1}
@@ -207,3 +209,39 @@ def test_rows_without_a_value_are_a_slice_of_their_own():
     assert (check.status, check.examples[0]["slice"]) == (FAIL, "missing")
     sizes = rows["b"].value_counts(dropna=False)
     assert check.examples[0]["n"] == sizes[np.nan]
+
+
+def judged(column, **feature):
+    model = SimpleNamespace(features=(Feature("f", **feature),))
+    return datachecks.schema(pd.DataFrame({"f": [1]}), pd.DataFrame({"f": column}), model)
+
+
+@pytest.mark.parametrize(
+    ("column", "feature", "wrong"),
+    [
+        ([0, 5, 10, None], {"type": "integer", "minimum": 0, "maximum": 10}, []),
+        ([-1, 11, 12, 3], {"type": "number", "maximum": 10, "minimum": 0}, [-1, 11, 12]),
+        ([-1e300, 1e300, 0.5], {"type": "number"}, []),
+        ([0.5, 1.0, 2.0], {"type": "integer"}, [0.5]),
+        ([0, 1, 0.5, 2], {"type": "flag", "minimum": 0, "maximum": 1}, [0.5, 2.0]),
+        (["1", "x", None, "3"], {"type": "number"}, ["x"]),
+        (["y", "0.5", "7"], {"type": "integer", "minimum": 0, "maximum": 1}, ["y", "0.5", "7"]),
+        (["x", None, "3"], {"type": "text"}, []),
+    ],
+)
+def test_values_of_another_type_or_out_of_range_are_found_once(column, feature, wrong):
+    check = judged(column, **feature)
+    assert [example["value"] for example in check.examples] == wrong
+    assert (check.violations, check.n) == (len(wrong), len(column) + 1)
+    assert check.status == (FAIL if wrong else PASS)
+    json.dumps(vars(check), allow_nan=False)
+
+
+def test_wrong_values_of_training_and_test_add_up():
+    model = SimpleNamespace(features=(Feature("f", maximum=1), Feature("g", type="integer")))
+    rows = pd.DataFrame({"f": [2, 0], "g": [1, 0.5]})
+    check = datachecks.schema(rows, rows[:1], model)
+    assert (check.n, check.violations) == (6, 3)
+    assert check.examples == [
+        {"feature": "f", "value": 2}, {"feature": "g", "value": 0.5}, {"feature": "f", "value": 2}
+    ]  # fmt: skip
