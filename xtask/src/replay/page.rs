@@ -180,7 +180,7 @@ fn examples(examples: &[Example]) -> String {
 fn said(prediction: Prediction) -> String {
     let style = if prediction.approved { "pass" } else { "fail" };
     format!(
-        "<td class=\"said\"><span class=\"word {style}\">{}</span> {:.4}</td>",
+        "<td class=\"said\"><span class=\"word {style}\">{}</span>&nbsp;{:.4}</td>",
         decision(prediction),
         prediction.probability
     )
@@ -310,7 +310,7 @@ mod tests {
         let html = of_model(&replay("Group"));
         assert!(html.contains("<span class=\"name\">Approve to deny</span><strong>1</strong><span>100.00 % of"));
         assert!(html.contains(
-            "<th scope=\"row\">2</th><td class=\"said\"><span class=\"word pass\">approve</span> 0.2500</td>"
+            "<th scope=\"row\">2</th><td class=\"said\"><span class=\"word pass\">approve</span>&nbsp;0.2500</td>"
         ));
         assert!(html.contains("Denied for</th>") && html.contains("<td class=\"said\">Income</td>"));
         let mut same = replay("Group");
