@@ -560,7 +560,7 @@ def test_github_outputs_summary_and_annotations(clone, tmp_path):
 
     with clone.edited("policies/model.rego", GATE_LIMIT, STRICT_LIMIT):
         denied = clone.xtask("gate", "--run", run, expect=3, **variables)
-    assert "::error title=Credit Card Approval Policy Set::Deny: Accuracy" in denied.out
+    assert "title=model.accuracy::Deny: Accuracy less than 95%25" in denied.out
     clone.xtask("pipeline")
 
 
