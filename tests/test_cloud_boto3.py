@@ -3,6 +3,7 @@
 import base64
 import concurrent.futures
 import hashlib
+import io
 import itertools
 import json
 import os
@@ -10,6 +11,7 @@ import platform
 import random
 import threading
 import time
+import zipfile
 from collections import Counter
 
 import pytest
@@ -42,6 +44,48 @@ def invoke(client, name="echo", event=None, **options):
     answer = client.invoke(FunctionName=name, Payload=json.dumps(event or {}), **options)
     return json.loads(answer["Payload"].read()), answer
 
+
+
+def zipped(program: bytes, model: bytes) -> bytes:
+    """A package as other people's tools make it."""
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, mode, content in (("bootstrap", 0o100755, program), ("model.txt", 0o100644, model)):
+            entry = zipfile.ZipInfo(name)
+            entry.external_attr, entry.compress_type = mode << 16, zipfile.ZIP_DEFLATED
+            archive.writestr(entry, content)
+    return held.getvalue()
+
+
+def test_from_zip_package_to_alias(cloud, functions, programs):
+    program = programs["echo_runtime"].read_bytes()
+    first, second = zipped(program, b"1"), zipped(program, b"2")
+    options = {"Runtime": "provided.al2023", "Handler": "bootstrap", "Role": ROLE, "Architectures": [ARCHITECTURE]}
+    functions.create_function(FunctionName="zipped", Code={"ZipFile": first}, Timeout=5, **options)
+    functions.get_waiter("function_active_v2").wait(FunctionName="zipped", WaiterConfig={"Delay": 1})
+    got = functions.get_function(FunctionName="zipped")
+    assert requests.get(got["Code"]["Location"]).content == first
+    digest = base64.b64encode(hashlib.sha256(first).digest()).decode()
+    assert got["Configuration"]["CodeSha256"] == digest and got["Configuration"]["CodeSize"] == len(first)
+    env = invoke(functions, "zipped")[0]["env"]
+    assert open(env["LAMBDA_TASK_ROOT"] + "/model.txt").read() == "1" and env["_HANDLER"] == "bootstrap"
+    assert functions.publish_version(FunctionName="zipped", CodeSha256=digest)["Version"] == "1"
+    functions.create_alias(FunctionName="zipped", Name="live", FunctionVersion="1")
+
+    store = cloud.client("s3")
+    store.create_bucket(Bucket="packages")
+    store.put_object(Bucket="packages", Key="second.zip", Body=second, IfNoneMatch="*")
+    functions.update_function_code(FunctionName="zipped", S3Bucket="packages", S3Key="second.zip")
+    functions.get_waiter("function_updated_v2").wait(FunctionName="zipped", WaiterConfig={"Delay": 1})
+    for qualifier, model in (("live", "1"), ("$LATEST", "2")):
+        root = invoke(functions, "zipped", Qualifier=qualifier)[0]["env"]["LAMBDA_TASK_ROOT"]
+        assert open(f"{root}/model.txt").read() == model
+    refused = ("InvalidParameterValueException", 400)
+    assert code(functions.update_function_code, FunctionName="zipped", ImageUri=f"{cloud.host}/team/app:1") == refused
+    absent = {"S3Bucket": "packages", "S3Key": "absent.zip"}
+    assert code(functions.update_function_code, FunctionName="zipped", **absent) == refused
+    huge = {"ZipFile": b"x" * 53_000_000}
+    assert code(functions.update_function_code, FunctionName="zipped", **huge) == ("RequestEntityTooLargeException", 413)
 
 
 def test_from_image_to_weighted_alias(cloud, functions, echo_image):

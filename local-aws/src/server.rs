@@ -48,6 +48,8 @@ pub struct Cloud {
     logs: Logs,
     /// What is counted about invocations.
     pub metrics: Metrics,
+    /// Buckets, shared by S3 and Lambda.
+    pub buckets: s3::Buckets,
     s3: s3s::service::S3Service,
     endpoint: Endpoint,
 }
@@ -67,6 +69,7 @@ impl Cloud {
         crate::disk::fresh_directory(&root.join("tmp"))?;
         std::fs::create_dir_all(root.join("logs"))?;
         std::fs::create_dir_all(root.join("findings"))?;
+        let buckets = s3::Buckets::load(&root, &region)?;
         Ok(Self {
             repositories: Repositories::load(&root)?,
             uploads: Uploads::new(&root)?,
@@ -74,7 +77,8 @@ impl Cloud {
             iam: Iam::load(&root)?,
             logs: Logs::load(&root, &region)?,
             metrics: Metrics::load(&root)?,
-            s3: s3::service(&root, &region)?,
+            s3: s3::service(&buckets),
+            buckets,
             host: format!("127.0.0.1:{port}"),
             registry_token: identity.registry_token,
             root,
@@ -205,6 +209,9 @@ async fn dispatch(cloud: &Arc<Cloud>, request: Request) -> Response {
     if path.starts_with("/_url/") {
         return lambda::url_request(cloud, request).await;
     }
+    if path.starts_with("/_code/") && request.method() == Method::GET {
+        return lambda::download(cloud, path);
+    }
     if path == "/_local/health" && request.method() == Method::GET {
         let body = serde_json::to_value(&cloud.endpoint).unwrap_or_default();
         return json_reply(StatusCode::OK, "application/json", &body);
@@ -223,8 +230,9 @@ async fn dispatch(cloud: &Arc<Cloud>, request: Request) -> Response {
         "ecr" | "lambda" | "logs" => {
             let content_type = if service == "lambda" { lambda::CONTENT_TYPE } else { ecr::CONTENT_TYPE };
             let (parts, body) = request.into_parts();
-            let Some(body) = read_body(body, lambda::MAX_BODY).await else {
-                return lambda::too_large().into_response(content_type);
+            let (limit, too_large) = lambda::body_limit(&parts);
+            let Some(body) = read_body(body, limit).await else {
+                return too_large.into_response(content_type);
             };
             let result = match sigv4::verify(&parts, &body) {
                 Err(error) => Err(error),

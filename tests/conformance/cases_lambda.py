@@ -1,4 +1,4 @@
-"""Lambda: functions of images, versions, aliases, addresses, permissions."""
+"""Lambda: functions of images and of zip packages, versions, aliases, addresses, permissions."""
 
 import json
 
@@ -8,10 +8,15 @@ from scenario import (
     function,
     function_options,
     image_uri,
+    package,
+    package_digest,
+    package_function,
+    package_options,
     repository,
     second_uri,
     second_version,
     settled,
+    stored_package,
 )
 
 NOT_FOUND = ("ResourceNotFoundException", 404)
@@ -73,6 +78,66 @@ def too_little_memory(c: Conversation) -> None:
         Code={"ImageUri": second_uri(c, made)},
         **options,
     )
+
+
+@case("lambda.CreateFunction", "a zip package: its kind, its runtime, its size, and its digest in base64")
+def created_of_package(c: Conversation) -> None:
+    found = settled(c, package_function(c))
+    expected = {
+        "PackageType": "Zip",
+        "Runtime": "provided.al2023",
+        "Handler": "bootstrap",
+        "CodeSize": len(package()),
+        "State": "Active",
+    }
+    for member, value in expected.items():
+        c.equal(member, found.get(member), value)
+    c.expect(found.get("CodeSha256") == package_digest(), "CodeSha256 is not the zip's")
+
+
+@case("lambda.CreateFunction", "a zip package of a bucket")
+def created_of_object(c: Conversation) -> None:
+    name = package_function(c, stored_package(c))
+    c.expect(settled(c, name).get("CodeSha256") == package_digest(), "CodeSha256 is not the zip's")
+
+
+@case("lambda.CreateFunction", "a zip package needs a runtime and a handler")
+def no_runtime(c: Conversation) -> None:
+    package_function(c)
+    options = {name: value for name, value in package_options(c).items() if name not in ("Runtime", "Handler")}
+    name = c.name("function")
+    c.refused("lambda.CreateFunction", *INVALID, FunctionName=name, Code={"ZipFile": package()}, **options)
+
+
+@case("lambda.CreateFunction", "an image has no runtime and no handler")
+def runtime_of_image(c: Conversation) -> None:
+    _, made = function(c)
+    options = {**function_options(c), "Runtime": "provided.al2023", "Handler": "bootstrap"}
+    code = {"ImageUri": second_uri(c, made)}
+    c.refused("lambda.CreateFunction", *INVALID, FunctionName=c.name("function"), Code=code, **options)
+
+
+@case("lambda.CreateFunction", "a zip package that is none is refused")
+def no_zip(c: Conversation) -> None:
+    package_function(c)
+    code = {"ZipFile": b"not a zip"}
+    c.refused("lambda.CreateFunction", *INVALID, FunctionName=c.name("function"), Code=code, **package_options(c))
+
+
+@case("lambda.CreateFunction", "a zip package that is not in the bucket is refused")
+def no_object(c: Conversation) -> None:
+    stored = stored_package(c)
+    package_function(c, stored)
+    code = {**stored, "S3Key": "packages/absent.zip"}
+    c.refused("lambda.CreateFunction", *INVALID, FunctionName=c.name("function"), Code=code, **package_options(c))
+
+
+@case("lambda.GetFunction", "says where a zip package can be had")
+def where_package(c: Conversation) -> None:
+    found = c.ok("lambda.GetFunction", FunctionName=package_function(c)).get("Code", {})
+    c.equal("RepositoryType", found.get("RepositoryType"), "S3")
+    c.expect(found.get("Location"), "Location is missing")
+    c.expect("ImageUri" not in found, "ImageUri is there")
 
 
 @case("lambda.GetFunction", "names the image that it resolved")
@@ -151,6 +216,32 @@ def dry_run(c: Conversation) -> None:
     c.expect(settled(c, name).get("CodeSha256") == before, "the code changed")
 
 
+@case("lambda.UpdateFunctionCode", "a zip package by bucket and key, and a new revision")
+def update_package(c: Conversation) -> None:
+    name = package_function(c)
+    before = settled(c, name)
+    c.ok("lambda.UpdateFunctionCode", FunctionName=name, RevisionId=before["RevisionId"], **stored_package(c, "2"))
+    after = settled(c, name)
+    c.expect(after.get("CodeSha256") == package_digest("2"), "CodeSha256 is not the new zip's")
+    c.expect(after.get("RevisionId") != before["RevisionId"], "RevisionId stays")
+    c.equal("PackageType", after.get("PackageType"), "Zip")
+
+
+@case("lambda.UpdateFunctionCode", "an image for a function of a zip package is refused")
+def image_for_package(c: Conversation) -> None:
+    name = package_function(c)
+    uri = image_uri(c, repository(c), c.image())
+    c.refused("lambda.UpdateFunctionCode", *INVALID, FunctionName=name, ImageUri=uri)
+    c.equal("PackageType afterwards", settled(c, name).get("PackageType"), "Zip")
+
+
+@case("lambda.UpdateFunctionCode", "a zip package for a function of an image is refused")
+def package_for_image(c: Conversation) -> None:
+    name, _ = function(c)
+    c.refused("lambda.UpdateFunctionCode", *INVALID, FunctionName=name, ZipFile=package())
+    c.equal("PackageType afterwards", settled(c, name).get("PackageType"), "Image")
+
+
 @case("lambda.UpdateFunctionCode", "of an absent function is refused")
 def update_nothing(c: Conversation) -> None:
     c.refused("lambda.UpdateFunctionCode", *NOT_FOUND, FunctionName="absent", ImageUri=image_uri(c, repository(c), c.image()))
@@ -164,6 +255,15 @@ def publish(c: Conversation) -> None:
     c.equal("Version", published.get("Version"), "1")
     c.equal("Description", published.get("Description"), "one")
     c.expect(published.get("CodeSha256") == digest, "CodeSha256 is another one")
+
+
+@case("lambda.PublishVersion", "of the zip package that CodeSha256 names")
+def publish_package(c: Conversation) -> None:
+    name = package_function(c)
+    published = c.ok("lambda.PublishVersion", FunctionName=name, CodeSha256=package_digest())
+    c.equal("Version", published.get("Version"), "1")
+    c.expect(published.get("CodeSha256") == package_digest(), "CodeSha256 is another one")
+    c.refused("lambda.PublishVersion", *INVALID, FunctionName=name, CodeSha256=package_digest("2"))
 
 
 @case("lambda.PublishVersion", "another CodeSha256 is refused")

@@ -1,9 +1,12 @@
-"""What cases begin with: a repository, an image in it, a function of that image."""
+"""What cases begin with: a repository, an image in it, a function of that image, or one of a zip package."""
 
 import base64
+import hashlib
+import io
 import json
 import platform
 import time
+import zipfile
 
 import requests
 
@@ -97,6 +100,47 @@ def function(c: Conversation, image: Image | None = None) -> tuple[str, dict]:
         raise Differs(f"CreateFunction fails with {answer.code} {answer.status}")
     settled(c, name)
     return name, made
+
+
+def package(content: str = "1") -> bytes:
+    """A zip package, the same bytes for the same content."""
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w") as archive:
+        entry = zipfile.ZipInfo("bootstrap", (1980, 1, 1, 0, 0, 0))
+        entry.external_attr = 0o100755 << 16
+        archive.writestr(entry, f"#!/bin/sh\nexit {content}\n")
+    return held.getvalue()
+
+
+def package_digest(content: str = "1") -> str:
+    """`CodeSha256` of a zip package."""
+    return base64.b64encode(hashlib.sha256(package(content)).digest()).decode()
+
+
+def package_options(c: Conversation) -> dict:
+    """Everything but the code that a function of a zip package is made with."""
+    return {**function_options(c), "PackageType": "Zip", "Runtime": "provided.al2023", "Handler": "bootstrap"}
+
+
+def package_function(c: Conversation, code: dict | None = None) -> str:
+    """A function of a zip package that is ready."""
+    name = c.name("function")
+    options = {"FunctionName": name, "Code": code or {"ZipFile": package()}, **package_options(c)}
+    answer = c.ask("lambda.CreateFunction", **options)
+    if isinstance(answer, Fault) and "role" in answer.message.lower():
+        create_role(c, "conformance")
+        answer = c.ok("lambda.CreateFunction", **options)
+    elif isinstance(answer, Fault):
+        raise Differs(f"CreateFunction fails with {answer.code} {answer.status}")
+    settled(c, name)
+    return name
+
+
+def stored_package(c: Conversation, content: str = "1") -> dict:
+    """A zip package in a bucket, as functions are told of it."""
+    made = bucket(c)
+    c.ok("s3.PutObject", Bucket=made, Key="packages/1.zip", Body=package(content))
+    return {"S3Bucket": made, "S3Key": "packages/1.zip"}
 
 
 def create_role(c: Conversation, name: str) -> dict:

@@ -8,9 +8,10 @@ use serde_json::{Value, json};
 
 use super::{
     Call, check_revision, conflict, image, invalid,
-    model::{self, Config, Function, LATEST, State, Version},
-    no_resource, page,
+    model::{self, Code, Config, Function, LATEST, State, Version},
+    no_resource, package, page,
     settings::{CONFIGURABLE, architecture, configure},
+    validation,
 };
 use crate::{
     disk::{self, lock},
@@ -22,24 +23,28 @@ use crate::{
 const SETTLING: Duration = Duration::from_millis(25);
 
 /// `CreateFunction`
-pub fn create(call: &Call) -> Result<Value, ApiError> {
+pub async fn create(call: &Call<'_>) -> Result<Value, ApiError> {
     let cloud = call.cloud;
     let known = ["FunctionName", "Code", "PackageType", "Architectures", "Publish", "Tags"];
     call.refuse_unknown("CreateFunction", &[&known, CONFIGURABLE].concat())?;
     let (name, _) = super::parse_name(cloud, call.required("FunctionName")?)?;
-    if call.text("PackageType")?.unwrap_or("Zip") != "Image" {
-        return Err(ApiError::not_implemented("CreateFunction with PackageType Zip"));
-    }
-    let uri = call.input["Code"]["ImageUri"]
-        .as_str()
-        .ok_or_else(|| invalid("Please provide a source image with ImageUri."))?;
     call.required("Role")?;
     let architecture = architecture(&call.input)?.unwrap_or_else(|| "x86_64".to_owned());
+    let kind = call.text("PackageType")?.unwrap_or("Zip");
+    if !["Image", "Zip"].contains(&kind) {
+        return Err(validation(format!(
+            "1 validation error detected: Value '{kind}' at 'packageType' failed to satisfy constraint: Member must satisfy enum \
+             value set: [Zip, Image]"
+        )));
+    }
     if lock(&cloud.lambda.functions).contains_key(&name) {
         return Err(conflict(format!("Function already exist: {name}")));
     }
+    let code = if kind == "Image" { new_image(call, &architecture)? } else { new_package(call).await? };
     let mut config = Config {
-        code: image::resolve(cloud, uri, &architecture)?,
+        code,
+        runtime: None,
+        handler: None,
         role: String::new(),
         description: String::new(),
         timeout: 3,
@@ -81,6 +86,30 @@ pub fn create(call: &Call) -> Result<Value, ApiError> {
     Ok(output)
 }
 
+/// The image that a new function is to have.
+fn new_image(call: &Call, architecture: &str) -> Result<Code, ApiError> {
+    let source = &call.input["Code"];
+    if package::is_named(source) {
+        return Err(invalid("Please don't provide a zip package when the intended function PackageType is Image."));
+    }
+    let uri = source["ImageUri"].as_str().ok_or_else(|| invalid("Please provide a source image with ImageUri."))?;
+    Ok(Code::Image(image::resolve(call.cloud, uri, architecture)?))
+}
+
+/// The zip package that a new function is to have.
+async fn new_package(call: &Call<'_>) -> Result<Code, ApiError> {
+    let source = &call.input["Code"];
+    if !source["ImageUri"].is_null() {
+        return Err(invalid("Please don't provide ImageUri when the intended function PackageType is Zip."));
+    }
+    if call.text("Runtime")?.is_none() || call.text("Handler")?.is_none() {
+        return Err(invalid(
+            "Runtime and Handler are mandatory parameters for functions created with deployment packages.",
+        ));
+    }
+    Ok(Code::Zip(package::load(call, source).await?))
+}
+
 /// `ListFunctions`
 pub fn list(call: &Call) -> Result<Value, ApiError> {
     let all = call.query.get("FunctionVersion").is_some_and(|version| version == "ALL");
@@ -113,16 +142,18 @@ pub fn get(call: &Call) -> Result<Value, ApiError> {
     let cloud = call.cloud;
     cloud.lambda.read(cloud, &call.name, |function| {
         let (number, version) = function.version(cloud, call.qualifier.as_deref())?;
-        let code = &version.config.code;
-        let repository = format!("{}/{}", cloud.host, code.repository);
-        let mut output = json!({
-            "Configuration": function.configuration(cloud, &number, version),
-            "Code": {
-                "RepositoryType": "ECR",
-                "ImageUri": format!("{repository}{}", code.reference),
-                "ResolvedImageUri": format!("{repository}@{}", code.digest),
-            },
-        });
+        let code = match &version.config.code {
+            Code::Image(code) => {
+                let repository = format!("{}/{}", cloud.host, code.repository);
+                json!({
+                    "RepositoryType": "ECR",
+                    "ImageUri": format!("{repository}{}", code.reference),
+                    "ResolvedImageUri": format!("{repository}@{}", code.digest),
+                })
+            }
+            Code::Zip(code) => json!({ "RepositoryType": "S3", "Location": package::location(cloud, code) }),
+        };
+        let mut output = json!({ "Configuration": function.configuration(cloud, &number, version), "Code": code });
         if !function.tags.is_empty() {
             output["Tags"] = json!(function.tags);
         }
@@ -202,7 +233,7 @@ fn begin_update(function: &mut Function, config: Config) {
 }
 
 /// `UpdateFunctionCode`
-pub fn update_code(call: &Call) -> Result<Value, ApiError> {
+pub async fn update_code(call: &Call<'_>) -> Result<Value, ApiError> {
     let cloud = call.cloud;
     call.refuse_unknown(
         "UpdateFunctionCode",
@@ -223,11 +254,19 @@ pub fn update_code(call: &Call) -> Result<Value, ApiError> {
         check_revision(revision, &function.latest.revision_id)?;
         Ok(function.latest.config.clone())
     })?;
-    let uri = call
-        .text("ImageUri")?
-        .ok_or_else(|| invalid("Please provide ImageUri when updating a function with packageType Image."))?;
     let architecture = architecture(&call.input)?.unwrap_or(current.architecture);
-    let code = image::resolve(cloud, uri, &architecture)?;
+    let code = match (&current.code, call.text("ImageUri")?) {
+        (Code::Image(_), Some(uri)) if !package::is_named(&call.input) => {
+            Code::Image(image::resolve(cloud, uri, &architecture)?)
+        }
+        (Code::Image(_), _) => {
+            return Err(invalid("Please provide ImageUri when updating a function with packageType Image."));
+        }
+        (Code::Zip(_), None) => Code::Zip(package::load(call, &call.input).await?),
+        (Code::Zip(_), Some(_)) => {
+            return Err(invalid("Please don't provide ImageUri when updating a function with packageType Zip."));
+        }
+    };
     let dry_run = call.input["DryRun"].as_bool() == Some(true);
     let output = cloud.lambda.change(cloud, &call.name, |function| {
         check_revision(revision, &function.latest.revision_id)?;
@@ -297,7 +336,7 @@ pub fn publish(call: &Call) -> Result<Value, ApiError> {
     let description = call.text("Description")?;
     cloud.lambda.change(cloud, &call.name, |function| {
         check_revision(revision, &function.latest.revision_id)?;
-        let actual = function.latest.config.code.digest.trim_start_matches("sha256:");
+        let actual = function.latest.config.code.sha256();
         if let Some(sha) = sha.filter(|sha| !sha.is_empty() && *sha != actual) {
             return Err(invalid(format!(
                 "CodeSHA256 ({sha}) is different from current CodeSHA256 in $LATEST ({actual}). Please try again \
@@ -334,7 +373,7 @@ pub fn resume(cloud: &Arc<Cloud>) {
     super::pool::end_idle_workers(cloud);
 }
 
-/// Applies a change after a moment: unpacks the image, then makes it what `$LATEST` runs.
+/// Applies a change after a moment: unpacks the code, then makes it what `$LATEST` runs.
 fn settle_later(cloud: &Arc<Cloud>, name: &str) {
     let (lambda, cloud, name) = (&cloud.lambda, cloud.clone(), name.to_owned());
     lambda.spawn(async move {

@@ -14,7 +14,11 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tar::EntryType;
 
-use super::{invalid, model::Code};
+use super::{
+    invalid,
+    model::{Code, ImageCode},
+    package,
+};
 use crate::{
     disk::{self, lock},
     ecr::repositories::{DOCKER_MANIFEST, OCI_MANIFEST, Repositories},
@@ -44,7 +48,7 @@ pub struct Program {
     pub working_dir: Option<String>,
 }
 
-/// An unpacked image.
+/// An unpacked image or zip package.
 #[derive(Debug, Clone)]
 pub struct Unpacked {
     /// The directory that stands for `/`.
@@ -57,7 +61,7 @@ pub struct Unpacked {
 ///
 /// # Errors
 /// `InvalidParameterValueException`, as AWS answers.
-pub fn resolve(cloud: &Cloud, uri: &str, architecture: &str) -> Result<Code, ApiError> {
+pub fn resolve(cloud: &Cloud, uri: &str, architecture: &str) -> Result<ImageCode, ApiError> {
     let not_valid = || invalid(format!("Source image {uri} is not valid. Provide a valid source image."));
     let (host, rest) = uri.split_once('/').ok_or_else(not_valid)?;
     // Any loopback port: addresses that were recorded while another was used still mean this registry.
@@ -75,12 +79,12 @@ pub fn resolve(cloud: &Cloud, uri: &str, architecture: &str) -> Result<Code, Api
     let stored = cloud.repositories.get(repository).ok_or_else(missing)?;
     let digest = stored.resolve(reference).ok_or_else(missing)?.to_owned();
     let separator = if reference.contains(':') { '@' } else { ':' };
-    let code = Code { repository: repository.to_owned(), reference: format!("{separator}{reference}"), digest };
+    let code = ImageCode { repository: repository.to_owned(), reference: format!("{separator}{reference}"), digest };
     check(cloud, &code, uri, &stored.images[&code.digest].media_type, architecture)?;
     Ok(code)
 }
 
-fn check(cloud: &Cloud, code: &Code, uri: &str, media_type: &str, architecture: &str) -> Result<(), ApiError> {
+fn check(cloud: &Cloud, code: &ImageCode, uri: &str, media_type: &str, architecture: &str) -> Result<(), ApiError> {
     let unsupported = || {
         invalid(format!("The image manifest, config or layer media type for the source image {uri} is not supported."))
     };
@@ -125,12 +129,12 @@ fn directory(root: &Path, digest: &str) -> Option<PathBuf> {
     digest_hex(digest).map(|hex| root.join("rootfs").join(hex))
 }
 
-/// The unpacked image, unpacked now if it is not yet.
+/// The unpacked image or zip package, unpacked now if it is not yet.
 ///
 /// # Errors
-/// When the image is damaged, would leave its directory, or there is no space.
+/// When it is damaged, would leave its directory, or there is no space.
 pub async fn unpacked(cloud: &std::sync::Arc<Cloud>, code: &Code) -> anyhow::Result<Unpacked> {
-    let directory = directory(&cloud.root, &code.digest).context("a malformed digest")?;
+    let directory = directory(&cloud.root, code.digest()).context("a malformed digest")?;
     let read = |directory: &Path| -> anyhow::Result<Option<Unpacked>> {
         let program = disk::read_json(&directory.join("program.json"))?;
         Ok(program.map(|program| Unpacked { root: directory.join("root"), program }))
@@ -138,7 +142,7 @@ pub async fn unpacked(cloud: &std::sync::Arc<Cloud>, code: &Code) -> anyhow::Res
     if let Some(unpacked) = read(&directory)? {
         return Ok(unpacked);
     }
-    let (cloud, digest) = (cloud.clone(), code.digest.clone());
+    let (cloud, code) = (cloud.clone(), code.clone());
     tokio::task::spawn_blocking(move || {
         // One at a time: two functions with one image would unpack it twice, and the disk gains nothing from two at once.
         static ONE: Mutex<()> = Mutex::new(());
@@ -147,9 +151,13 @@ pub async fn unpacked(cloud: &std::sync::Arc<Cloud>, code: &Code) -> anyhow::Res
             return Ok(unpacked);
         }
         let temporary = cloud.root.join("rootfs").join(format!(".tmp-{}", uuid()));
-        let result = unpack(&cloud.repositories, &digest, &temporary).and_then(|()| {
-            fs::rename(&temporary, &directory).context("moving the unpacked image to its place")?;
-            read(&directory)?.context("the unpacked image vanished")
+        let result = match &code {
+            Code::Image(image) => unpack(&cloud.repositories, &image.digest, &temporary),
+            Code::Zip(zip) => package::unpack(&cloud.root, zip, &temporary),
+        };
+        let result = result.and_then(|()| {
+            fs::rename(&temporary, &directory).context("moving the unpacked code to its place")?;
+            read(&directory)?.context("the unpacked code vanished")
         });
         if result.is_err() {
             let _ = fs::remove_dir_all(&temporary);
@@ -157,7 +165,7 @@ pub async fn unpacked(cloud: &std::sync::Arc<Cloud>, code: &Code) -> anyhow::Res
         result
     })
     .await
-    .context("unpacking the image")?
+    .context("unpacking the code")?
 }
 
 fn unpack(repositories: &Repositories, digest: &str, to: &Path) -> anyhow::Result<()> {
@@ -266,19 +274,19 @@ fn is_file(kind: EntryType) -> bool {
 /// Functions run as a user who owns nothing in the image: the owner's permissions become those of everybody else, so that a file
 /// that is not readable in Lambda is not readable here (unless all is, to root).
 #[cfg(unix)]
-fn restrict(path: &Path, mode: u32) -> io::Result<()> {
+pub fn restrict(path: &Path, mode: u32) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let others = mode & 0o7;
     fs::set_permissions(path, fs::Permissions::from_mode(others << 6 | others << 3 | others))
 }
 
 #[cfg(not(unix))]
-fn restrict(_path: &Path, _mode: u32) -> io::Result<()> {
+pub fn restrict(_path: &Path, _mode: u32) -> io::Result<()> {
     Ok(())
 }
 
 /// Removes a file, link or directory; that there is none is fine.
-fn remove(path: &Path) -> io::Result<()> {
+pub fn remove(path: &Path) -> io::Result<()> {
     match path.symlink_metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),

@@ -6,6 +6,7 @@ mod image;
 mod invoke;
 mod model;
 mod operations;
+mod package;
 mod permissions;
 mod pool;
 mod runtime_api;
@@ -28,6 +29,7 @@ use tokio::task::JoinSet;
 
 pub use functions::resume;
 use model::Function;
+pub use package::download;
 pub use url_http::url_request;
 
 use crate::{
@@ -41,6 +43,20 @@ use crate::{
 pub const CONTENT_TYPE: &str = "application/json";
 /// Bodies above this are refused before they are read whole; an invocation's own limit is lower.
 pub const MAX_BODY: usize = 8 << 20;
+/// The same for requests that may carry a zip package.
+const MAX_CODE_BODY: usize = 70_167_211;
+
+/// How long a request's body may be, and what answers a longer one.
+pub fn body_limit(parts: &Parts) -> (usize, ApiError) {
+    let path = parts.uri.path().trim_end_matches('/');
+    let operation = match parts.method {
+        Method::POST if path.ends_with("/functions") => "CreateFunction",
+        Method::PUT if path.ends_with("/code") => "UpdateFunctionCode",
+        _ => return (MAX_BODY, too_large()),
+    };
+    let message = format!("Request must be smaller than {MAX_CODE_BODY} bytes for the {operation} operation");
+    (MAX_CODE_BODY, ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLargeException", message))
+}
 
 /// All functions and their processes.
 pub struct Lambda {
@@ -52,7 +68,7 @@ pub struct Lambda {
 }
 
 impl Lambda {
-    /// Reads the functions and removes unpacked images that none of them uses.
+    /// Reads the functions and removes packages, and unpacked images and packages, that none of them uses.
     ///
     /// # Errors
     /// When a state file is damaged or the directory cannot be written.
@@ -77,11 +93,12 @@ impl Lambda {
                 let versions = function.versions.values().chain([&function.latest]).map(|version| &version.config);
                 versions
                     .chain(&function.serving)
-                    .filter_map(|config| digest_hex(&config.code.digest))
+                    .filter_map(|config| digest_hex(config.code.digest()))
                     .map(str::to_owned)
             })
             .collect();
         image::sweep(root, &used)?;
+        package::sweep(root, &used)?;
         Ok(Self {
             root: root.to_owned(),
             functions: Mutex::new(functions),
@@ -310,12 +327,12 @@ pub async fn call(cloud: &Arc<Cloud>, parts: &Parts, body: Bytes) -> Result<Resp
     let created = |value: Value| Ok(json_reply(StatusCode::CREATED, CONTENT_TYPE, &value));
     let gone = |()| Ok(empty_reply(StatusCode::NO_CONTENT));
     match operation {
-        "CreateFunction" => functions::create(&call).and_then(created),
+        "CreateFunction" => functions::create(&call).await.and_then(created),
         "ListFunctions" => functions::list(&call).and_then(ok),
         "GetFunction" => functions::get(&call).and_then(ok),
         "GetFunctionConfiguration" => functions::get_configuration(&call).and_then(ok),
         "DeleteFunction" => functions::delete(&call).and_then(gone),
-        "UpdateFunctionCode" => functions::update_code(&call).and_then(ok),
+        "UpdateFunctionCode" => functions::update_code(&call).await.and_then(ok),
         "UpdateFunctionConfiguration" => functions::update_configuration(&call).and_then(ok),
         "PublishVersion" => functions::publish(&call).and_then(created),
         "ListVersionsByFunction" => functions::list_versions(&call).and_then(ok),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -17,9 +18,63 @@ use super::not_found;
 /// The name of the version that changes.
 pub const LATEST: &str = "$LATEST";
 
+/// What a version runs, by content.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Code {
+    /// An image of the registry.
+    Image(ImageCode),
+    /// A zip package, kept beside the functions.
+    Zip(ZipCode),
+}
+
+impl Code {
+    /// `sha256:` of the image's manifest, or of the zip.
+    pub fn digest(&self) -> &str {
+        match self {
+            Self::Image(image) => &image.digest,
+            Self::Zip(zip) => &zip.digest,
+        }
+    }
+
+    /// `CodeSha256`: hexadecimal of an image, base64 of a zip.
+    pub fn sha256(&self) -> String {
+        let hex = self.digest().trim_start_matches("sha256:");
+        match self {
+            Self::Image(_) => hex.to_owned(),
+            Self::Zip(_) => STANDARD.encode(hex::decode(hex).unwrap_or_default()),
+        }
+    }
+
+    /// `PackageType`
+    pub fn package_type(&self) -> &'static str {
+        match self {
+            Self::Image(_) => "Image",
+            Self::Zip(_) => "Zip",
+        }
+    }
+
+    /// `StateReasonCode` of code that cannot be unpacked.
+    fn damaged(&self) -> &'static str {
+        match self {
+            Self::Image(_) => "InvalidImage",
+            Self::Zip(_) => "InvalidZipFileException",
+        }
+    }
+}
+
+/// A zip package.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ZipCode {
+    /// `sha256:` of the file.
+    pub digest: String,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
 /// An image by content; the registry's host is left out because the port may be another tomorrow.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Code {
+pub struct ImageCode {
     /// The repository's name.
     pub repository: String,
     /// What the caller wrote after the repository's name, `:tag` or `@digest`.
@@ -46,8 +101,14 @@ pub struct ImageConfig {
 /// What a version freezes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Config {
-    /// The image.
+    /// The program and what lies beside it.
     pub code: Code,
+    /// What a zip package runs on.
+    #[serde(default)]
+    pub runtime: Option<String>,
+    /// What the runtime is told to call.
+    #[serde(default)]
+    pub handler: Option<String>,
     /// The role's ARN; nothing here checks what it may do.
     pub role: String,
     /// For people.
@@ -205,22 +266,27 @@ impl Function {
             "FunctionName": self.name,
             "FunctionArn": self.arn(cloud, (!latest).then_some(number)),
             "Role": config.role,
-            "CodeSize": 0,
+            "CodeSize": match &config.code { Code::Image(_) => 0, Code::Zip(zip) => zip.size },
             "Description": config.description,
             "Timeout": config.timeout,
             "MemorySize": config.memory,
             "LastModified": version.last_modified.format("%Y-%m-%dT%H:%M:%S%.3f+0000").to_string(),
-            "CodeSha256": config.code.digest.trim_start_matches("sha256:"),
+            "CodeSha256": config.code.sha256(),
             "Version": number,
             "TracingConfig": { "Mode": "PassThrough" },
             "RevisionId": version.revision_id,
             "State": "Active",
             "LastUpdateStatus": "Successful",
-            "PackageType": "Image",
+            "PackageType": config.code.package_type(),
             "Architectures": [config.architecture],
             "EphemeralStorage": { "Size": config.ephemeral_storage },
             "LoggingConfig": { "LogFormat": "Text", "LogGroup": format!("/aws/lambda/{}", self.name) },
         });
+        for (key, value) in [("Runtime", &config.runtime), ("Handler", &config.handler)] {
+            if let Some(value) = value {
+                json[key] = json!(value);
+            }
+        }
         if !config.environment.is_empty() {
             json["Environment"] = json!({ "Variables": config.environment });
         }
@@ -246,13 +312,13 @@ impl Function {
             State::Failed(reason) => set(&[
                 ("State", "Failed"),
                 ("StateReason", reason),
-                ("StateReasonCode", "InvalidImage"),
+                ("StateReasonCode", config.code.damaged()),
                 ("LastUpdateStatus", "Failed"),
             ]),
             State::UpdateFailed(reason) => set(&[
                 ("LastUpdateStatus", "Failed"),
                 ("LastUpdateStatusReason", reason),
-                ("LastUpdateStatusReasonCode", "InvalidImage"),
+                ("LastUpdateStatusReasonCode", config.code.damaged()),
             ]),
         }
         json

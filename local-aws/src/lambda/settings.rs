@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{
     Call, invalid,
-    model::{Config, ImageConfig},
+    model::{Code, Config, ImageConfig},
     validation,
 };
 use crate::wire::ApiError;
@@ -107,18 +107,60 @@ fn role(call: &Call) -> Result<Option<String>, ApiError> {
     }
 }
 
+/// The runtimes that run a program of the package's own.
+const RUNTIMES: [&str; 2] = ["provided.al2023", "provided.al2"];
+/// How the names of the others begin, which bring an interpreter that is not here.
+const OTHER_RUNTIMES: [&str; 7] = ["provided", "nodejs", "python", "java", "dotnet", "ruby", "go1."];
+
+fn configure_package(call: &Call, base: &mut Config) -> Result<(), ApiError> {
+    if !call.input["ImageConfig"].is_null() && call.input["ImageConfig"] != json!({}) {
+        return Err(invalid("Please don't provide ImageConfig when the intended function PackageType is Zip."));
+    }
+    if call.input["Layers"].as_array().is_some_and(|layers| !layers.is_empty()) {
+        return Err(ApiError::not_implemented("a function with Layers"));
+    }
+    if let Some(runtime) = call.text("Runtime")? {
+        if !RUNTIMES.contains(&runtime) {
+            if OTHER_RUNTIMES.iter().any(|begin| runtime.starts_with(begin)) {
+                return Err(ApiError::not_implemented(format!("a function with Runtime {runtime}")));
+            }
+            return Err(invalid(format!(
+                "Value {runtime} at 'runtime' failed to satisfy constraint: Member must satisfy enum value set: [{}] or be a \
+                 valid ARN",
+                RUNTIMES.join(", ")
+            )));
+        }
+        base.runtime = Some(runtime.to_owned());
+    }
+    if let Some(handler) = call.text("Handler")? {
+        if handler.is_empty() || handler.len() > 128 || handler.contains(char::is_whitespace) {
+            return Err(validation(format!(
+                "1 validation error detected: Value '{handler}' at 'handler' failed to satisfy constraint: Member must satisfy \
+                 regular expression pattern: [^\\s]+"
+            )));
+        }
+        base.handler = Some(handler.to_owned());
+    }
+    Ok(())
+}
+
 /// The members of a configuration that creation and update share, put over `base`.
 ///
 /// # Errors
 /// When one is not valid, or not implemented.
 pub fn configure(call: &Call, base: &mut Config) -> Result<(), ApiError> {
-    if ["Runtime", "Handler", "Layers"]
-        .iter()
-        .any(|name| !matches!(&call.input[name], Value::Null) && call.input[name] != json!([]))
-    {
-        return Err(invalid(
-            "Please don't provide Runtime, Handler or Layer when the intended function PackageType is Image.",
-        ));
+    match base.code {
+        Code::Image(_) => {
+            if ["Runtime", "Handler", "Layers"]
+                .iter()
+                .any(|name| !matches!(&call.input[name], Value::Null) && call.input[name] != json!([]))
+            {
+                return Err(invalid(
+                    "Please don't provide Runtime, Handler or Layer when the intended function PackageType is Image.",
+                ));
+            }
+        }
+        Code::Zip(_) => configure_package(call, base)?,
     }
     if let Some(mode) = call.input["TracingConfig"]["Mode"].as_str().filter(|mode| *mode != "PassThrough") {
         return Err(ApiError::not_implemented(format!("TracingConfig {mode}")));

@@ -22,7 +22,7 @@ use tokio::{
 
 use super::{
     image::{Unpacked, inside},
-    model::Config,
+    model::{Code, Config},
     runtime_api::{self, Job, Phase},
 };
 use crate::{ACCESS_KEY_ID, SECRET_ACCESS_KEY, disk::lock, wire::uuid};
@@ -116,14 +116,14 @@ pub struct Start<'a> {
     pub version: &'a str,
     /// The version's configuration.
     pub config: &'a Config,
-    /// The image.
+    /// The image or zip package.
     pub image: &'a Unpacked,
 }
 
 /// Why a process did not start.
 #[derive(Debug)]
 pub enum StartFailure {
-    /// The image names no program, or one that cannot be run.
+    /// The code has no program, or one that cannot be run.
     Entrypoint(String),
     /// Something of ours.
     Internal(anyhow::Error),
@@ -249,7 +249,14 @@ fn command(start: &Start) -> Result<Command, StartFailure> {
         let mut candidates = places.filter_map(|place| inside(root, &Path::new(place).join(&name)).ok());
         candidates.find(|path| path.is_file()).ok_or_else(|| missing(&name))?
     };
-    let Ok(metadata) = resolved.metadata() else { return Err(missing(&name)) };
+    let Ok(metadata) = resolved.metadata() else {
+        return Err(match start.config.code {
+            Code::Image(_) => missing(&name),
+            Code::Zip(_) => {
+                StartFailure::Entrypoint(format!("Couldn't find valid bootstrap(s): [{name} /opt/bootstrap]"))
+            }
+        });
+    };
     if !metadata.is_file() || !executable(&metadata) {
         return Err(StartFailure::Entrypoint(format!("fork/exec {name}: permission denied")));
     }
@@ -301,6 +308,9 @@ fn variables(start: &Start, api: &str, temporary: &Path) -> BTreeMap<String, Str
         ("HOME", path_text(temporary.to_owned())),
     ];
     variables.extend(own.map(|(name, value)| (name.to_owned(), value)));
+    if let Some(handler) = &start.config.handler {
+        variables.insert("_HANDLER".to_owned(), handler.clone());
+    }
     variables.entry("PATH".to_owned()).or_insert_with(|| "/usr/local/bin:/usr/bin:/bin".to_owned());
     variables
 }

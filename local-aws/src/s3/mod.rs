@@ -24,16 +24,39 @@ use crate::{
     wire::{Request, Response, escape_xml, set_header, uuid},
 };
 
+/// All buckets.
+pub struct Buckets(Arc<store::Store>);
+
+impl Buckets {
+    /// Reads what there is.
+    ///
+    /// # Errors
+    /// When a state file is damaged or the directory cannot be written.
+    pub fn load(root: &Path, region: &str) -> anyhow::Result<Self> {
+        Ok(Self(Arc::new(store::Store::load(root, region)?)))
+    }
+
+    /// An object's content, for services that read on somebody's behalf.
+    ///
+    /// # Errors
+    /// As `GetObject`; `EntityTooLarge` where it has more than `limit` bytes.
+    pub fn read(&self, bucket: &str, key: &str, version: Option<&str>, limit: u64) -> S3Result<Vec<u8>> {
+        objects::check_version(version)?;
+        let object = self.0.object(bucket, key)?;
+        if object.size > limit {
+            return Err(error(S3ErrorCode::EntityTooLarge, format!("the object has {} bytes", object.size)));
+        }
+        std::fs::read(self.0.data(bucket).join(object.data)).map_err(internal)
+    }
+}
+
 /// The service for all S3 requests.
-///
-/// # Errors
-/// When a state file is damaged or the directory cannot be written.
-pub fn service(root: &Path, region: &str) -> anyhow::Result<S3Service> {
-    let store = Arc::new(store::Store::load(root, region)?);
+pub fn service(buckets: &Buckets) -> S3Service {
+    let store = buckets.0.clone();
     let mut builder = S3ServiceBuilder::new(operations::Operations(store.clone()));
     builder.set_auth(Credentials);
     builder.set_access(access::Access(store));
-    Ok(builder.build())
+    builder.build()
 }
 
 /// The one pair of credentials.

@@ -145,7 +145,7 @@ impl Conditions<'_> {
     }
 }
 
-fn check_version(version: Option<&str>) -> S3Result<()> {
+pub fn check_version(version: Option<&str>) -> S3Result<()> {
     match version {
         None | Some("null") => Ok(()),
         Some(_) => Err(error(S3ErrorCode::NoSuchVersion, "The specified version does not exist.")),
