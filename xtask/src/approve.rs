@@ -12,8 +12,10 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::approval::{self, Approval};
+use crate::config::Package;
 use crate::context::Context;
 use crate::notebook::Cases;
+use crate::package::PackageRecord;
 use crate::records::{self, Record, Stage};
 use crate::stages::{build, deploy, gate, scan, test};
 use crate::training_image::TrainingImage;
@@ -48,6 +50,9 @@ struct Question {
     verdict: gate::Verdict,
     model: String,
     image: String,
+    /// What the function is to be made of: `image`, or the zip package with the image's files.
+    package: Package,
+    zip: Option<PackageRecord>,
     training_image: TrainingImage,
     figures: Vec<Figure>,
     cases: Cases,
@@ -94,6 +99,8 @@ struct LiveModel {
     run: Option<String>,
     model: String,
     image: String,
+    package: Package,
+    code: String,
 }
 
 /// Runs the command.
@@ -144,6 +151,8 @@ fn question(context: &Context, gate: &Record<gate::Content>) -> Result<Question>
         run: live.run().map(String::from),
         model: live.model().to_string(),
         image: live.image.clone(),
+        package: live.package,
+        code: live.code.clone(),
     });
     let live_metrics = live.as_ref().map_or(Value::Null, |live| metrics_of(context, live));
     let figure = |name| Figure {
@@ -163,6 +172,8 @@ fn question(context: &Context, gate: &Record<gate::Content>) -> Result<Question>
         verdict: gate.content.verdict,
         model: build.content.model.digest.clone(),
         image: build.content.image.digest.clone(),
+        package: context.environment.package,
+        zip: build.content.package.clone().filter(|_| context.environment.package == Package::Zip),
         training_image: build.content.training_image.clone(),
         figures: vec![figure("accuracy"), figure("fairnessScoreEqualOpportunity")],
         cases: test.content.cases.clone(),
@@ -207,6 +218,10 @@ fn print(question: &Question) {
     row("commit", format!("{}{dirty}", question.commit.as_deref().unwrap_or("unknown")));
     row("model", question.model.clone());
     row("image", question.image.clone());
+    match &question.zip {
+        Some(zip) => row("package", format!("zip {} with the image's files", zip.digest)),
+        None => row("package", question.package.name().to_string()),
+    }
     let training = &question.training_image;
     row(
         "training image",

@@ -66,6 +66,9 @@ const FIGURES: [Figure; 13] = [
     Figure { name: "image (bytes)", read: |of| of["image_bytes"].as_f64(), digits: 0 },
 ];
 
+/// Of those that are deployed as a zip package.
+const PACKAGE: Figure = Figure { name: "zip package (bytes)", read: |of| of["package_bytes"].as_f64(), digits: 0 };
+
 /// The widest gap over the protected attributes, in points; unknown if one of them has no figure.
 fn widest_gap(of: &Value, name: &str) -> Option<f64> {
     let gaps: Option<Vec<f64>> = of["fairness"].as_object()?.values().map(|gaps| gaps[name].as_f64()).collect();
@@ -123,6 +126,7 @@ fn describe(context: &Context) -> Result<Value> {
     description["dataset"] = build.content.dataset["sha256"].clone();
     description["leaves"] = json!(training["leaf_train_rows"].as_array().map(Vec::len));
     description["model_bytes"] = json!(build.content.model.bytes);
+    description["package_bytes"] = json!(build.content.package.map(|package| package.bytes));
     description["image_bytes"] = json!(build.content.image.bytes);
     Ok(description)
 }
@@ -217,7 +221,8 @@ fn markdown(candidate: &Value, live: &Known, verdict: Option<&str>) -> String {
     lines.extend([String::new(), "| | live | candidate | difference |".into(), "|---|---:|---:|---:|".into()]);
     lines.push(format!("| model | {} | {} | |", short(live, "model"), short(candidate, "model")));
     lines.push(format!("| estimator | {} | {} | |", text(live, "estimator"), text(candidate, "estimator")));
-    for Figure { name, read, digits } in FIGURES {
+    let package = (PACKAGE.read)(live).or((PACKAGE.read)(candidate)).map(|_| PACKAGE);
+    for Figure { name, read, digits } in FIGURES.into_iter().chain(package) {
         let (old, new) = (read(live), read(candidate));
         let shown = |figure: Option<f64>| figure.map_or("unknown".to_string(), |figure| format!("{figure:.digits$}"));
         let difference = match (old, new) {
@@ -260,6 +265,10 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }
+        assert!(!text.contains("zip package"), "{text}");
+        candidate["package_bytes"] = json!(1_000);
+        let text = markdown(&candidate, &Ok(description()), None);
+        assert!(text.contains("| zip package (bytes) | unknown | 1000 |  |"), "{text}");
         candidate["dataset"] = json!("sha256:e");
         assert!(markdown(&candidate, &Ok(description()), None).contains("different data"));
     }

@@ -283,6 +283,38 @@ impl TrainingImage {
     }
 }
 
+/// Below what name in a bucket the zip packages are kept.
+pub const PACKAGES: &str = "packages/";
+
+/// What a function is made of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Package {
+    /// The image in the registry.
+    #[default]
+    Image,
+    /// A zip with the image's program and model.
+    Zip,
+}
+
+impl Package {
+    /// For people.
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Package::Image => "image",
+            Package::Zip => "zip package",
+        }
+    }
+
+    /// As pipeline.toml knows it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Package::Image => "image",
+            Package::Zip => "zip",
+        }
+    }
+}
+
 /// Where to.
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -315,6 +347,12 @@ pub struct Environment {
     pub bucket: String,
     pub report_key: String,
     pub web_prefix: String,
+    /// What the function is made of; both carry the same program and model.
+    #[serde(default)]
+    pub package: Package,
+    /// Where its zip packages are: the bucket of the environment that builds them.
+    #[serde(skip)]
+    pub package_bucket: String,
     pub function: String,
     pub alias: String,
     /// Name of the role that the function runs as.
@@ -419,7 +457,14 @@ pub fn parse(text: &str) -> Result<Config> {
     if let Some(github) = &config.github {
         github.check()?;
     }
+    let buckets: BTreeMap<_, _> =
+        config.environments.iter().map(|(name, environment)| (name.clone(), environment.bucket.clone())).collect();
+    for (name, environment) in &mut config.environments {
+        let built_by = environment.promotes.as_ref().unwrap_or(name);
+        environment.package_bucket = buckets.get(built_by).cloned().unwrap_or_default();
+    }
     for (name, environment) in &config.environments {
+        check_package(environment).with_context(|| format!("environment `{name}`"))?;
         check_promotion(&config, name, environment)?;
         check_own_names(&config, name, environment)?;
         check_published(environment).with_context(|| format!("environment `{name}`"))?;
@@ -461,8 +506,27 @@ fn check_promotion(config: &Config, name: &str, environment: &Environment) -> Re
             "environment `{name}` promotes `{source_name}`, so cloud, account, region and inference_repository must be the same"
         );
     }
+    if source.package != environment.package {
+        bail!(
+            "environment `{name}` promotes `{source_name}` and would deploy a {}, which that one deploys as {}: write the same package",
+            environment.package.in_words(),
+            source.package.in_words()
+        );
+    }
     if source.function == environment.function {
         bail!("environments `{name}` and `{source_name}` both name the function `{}`", source.function);
+    }
+    Ok(())
+}
+
+/// Packages are not for the public.
+fn check_package(environment: &Environment) -> Result<()> {
+    let folder = environment.report_key.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let published = [environment.web_prefix.clone(), format!("{folder}/")];
+    if environment.package == Package::Zip
+        && let Some(prefix) = published.iter().find(|prefix| *prefix != "/" && PACKAGES.starts_with(prefix.as_str()))
+    {
+        bail!("everything below `{prefix}` in the bucket is published, and the zip packages lie in `{PACKAGES}`");
     }
     Ok(())
 }
@@ -531,6 +595,11 @@ impl Environment {
     /// The evidence of every run, which is not public.
     pub fn evidence_objects(&self) -> String {
         format!("{}/{EVIDENCE_PREFIX}*", self.bucket_arn())
+    }
+
+    /// The zip packages that the function may be made of.
+    pub fn packages_arn(&self) -> String {
+        format!("arn:{}:s3:::{}/{PACKAGES}*", self.partition(), self.package_bucket)
     }
 
     /// Where the function's log goes.
@@ -609,6 +678,28 @@ mod tests {
         assert_eq!(set("on_failure = \"warn\"").in_environment("preprod"), OnFailure::Warn);
         assert!(format!("{:#}", with("on_failure = { lokal = \"warn\" }").unwrap_err()).contains("`lokal`"));
         assert!(with("on_failure = \"ignore\"").is_err());
+    }
+
+    #[test]
+    fn a_package_is_an_image_unless_a_zip_is_asked_for() {
+        let config = parse(SHIPPED).unwrap();
+        assert!(config.environments.values().all(|environment| environment.package == Package::Image));
+        let zip = |environment: &str, text: &str| {
+            let table = format!("[environments.{environment}]\n");
+            assert!(text.contains(&table));
+            text.replacen(&table, &format!("{table}package = \"zip\"\n"), 1)
+        };
+        let one = format!("{:#}", parse(&zip("preprod", SHIPPED)).unwrap_err());
+        assert!(one.contains("`production` promotes `preprod`") && one.contains("the same package"), "{one}");
+        let both = zip("production", &zip("preprod", SHIPPED));
+        let config = parse(&both).unwrap();
+        let production = config.environment("production").unwrap();
+        assert_eq!(production.packages_arn(), "arn:aws:s3:::mlopswebapp-000000000000/packages/*");
+        for (old, new) in [("web_prefix = \"web/\"", "web_prefix = \"pack\""), ("harness/output/", "packages/")] {
+            let public = format!("{:#}", parse(&both.replace(old, new)).unwrap_err());
+            assert!(public.contains("is published"), "{public}");
+        }
+        assert!(parse(&both.replace("\"zip\"", "\"tar\"")).is_err());
     }
 
     #[test]

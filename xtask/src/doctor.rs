@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::config::CloudKind;
+use crate::config::{self, CloudKind, Package};
 use crate::context::Context;
 use crate::git::{self, LastCommit};
 use crate::{advisories, mail, setup, tools, tracking};
@@ -109,6 +109,11 @@ fn findings(context: &Context) -> Vec<Finding> {
         ),
         finding("git history", true, history(context), "git fetch --unshallow, in a clone made by git"),
     ];
+    let package = match environment.package {
+        Package::Image => "image".to_string(),
+        Package::Zip => format!("zip, in s3://{}/{}", environment.package_bucket, config::PACKAGES),
+    };
+    findings.push(finding("package", true, Ok(package), ""));
     if aws {
         let account = context.cloud().map(|_| format!("account {} answers", environment.account));
         findings.push(finding("AWS account", true, account, "aws sso login, or set AWS_PROFILE"));

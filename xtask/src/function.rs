@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, bail};
 use aws_sdk_lambda::operation::get_function_url_config::GetFunctionUrlConfigOutput;
-use aws_sdk_lambda::types::{Cors, FunctionCode, FunctionUrlAuthType, PackageType};
+use aws_sdk_lambda::types::{Cors, FunctionCode, FunctionUrlAuthType, PackageType, Runtime};
 use aws_sdk_s3::error::ProvideErrorMetadata;
 use serde_json::{Value, json};
 
@@ -13,23 +13,42 @@ use crate::patience;
 /// It exists already, or another update of the function runs.
 const CONFLICT: &str = "ResourceConflictException";
 
-/// Makes the function from an image that is in the registry.
+/// What a zip package runs on: an operating system, and the program in the package.
+pub const RUNTIME: Runtime = Runtime::Providedal2023;
+/// The runtime's word for the program; there is nothing else that it could call.
+pub const HANDLER: &str = "bootstrap";
+
+/// What a function is made of.
+pub enum Code<'a> {
+    /// `registry/repository@sha256:…`
+    Image { uri: &'a str },
+    /// An object that is named by its digest.
+    Zip { bucket: &'a str, key: &'a str },
+}
+
+/// Makes the function from an image that is in the registry, or from a zip package that is in a bucket.
 pub async fn create(
     cloud: &Cloud,
     environment: &Environment,
     architecture: Architecture,
-    image_uri: &str,
+    code: &Code<'_>,
 ) -> Result<()> {
     let architecture = match architecture {
         Architecture::X86_64 => aws_sdk_lambda::types::Architecture::X8664,
         Architecture::Arm64 => aws_sdk_lambda::types::Architecture::Arm64,
     };
-    cloud
-        .lambda
-        .create_function()
-        .function_name(&environment.function)
-        .package_type(PackageType::Image)
-        .code(FunctionCode::builder().image_uri(image_uri).build())
+    let request = cloud.lambda.create_function().function_name(&environment.function);
+    let request = match code {
+        Code::Image { uri } => {
+            request.package_type(PackageType::Image).code(FunctionCode::builder().image_uri(*uri).build())
+        }
+        Code::Zip { bucket, key } => request
+            .package_type(PackageType::Zip)
+            .runtime(RUNTIME)
+            .handler(HANDLER)
+            .code(FunctionCode::builder().s3_bucket(*bucket).s3_key(*key).build()),
+    };
+    request
         .role(environment.role_arn())
         .architectures(architecture)
         .memory_size(environment.memory_mb)

@@ -33,6 +33,7 @@ mod local;
 mod lock;
 mod mail;
 mod notebook;
+mod package;
 mod paths;
 mod patience;
 mod pipeline;

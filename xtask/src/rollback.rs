@@ -13,6 +13,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use crate::cloud::Cloud;
+use crate::config::Package;
 use crate::context::Context;
 use crate::records;
 use crate::registry::Repository;
@@ -51,6 +52,12 @@ pub struct Rollback {
     pub version: String,
     pub run: Option<String>,
     pub image: String,
+    /// What the version is made of.
+    #[serde(default)]
+    pub package: Package,
+    /// Digest of that.
+    #[serde(default)]
+    pub code: String,
     pub model: String,
     pub smoke_tests: Vec<SmokeResult>,
     pub rolled_back_at: DateTime<Utc>,
@@ -111,8 +118,12 @@ pub fn run(context: &Context, options: &Options) -> Result<()> {
     }
     github::output("function_version", &record.version)?;
     github::summary(&format!(
-        "### Rollback\n\nversion {} of {} is live instead of {}; image `{}`",
-        record.version, record.function, record.from, record.image
+        "### Rollback\n\nversion {} of {} is live instead of {}; {} `{}`",
+        record.version,
+        record.function,
+        record.from,
+        record.package.in_words(),
+        record.code
     ))
 }
 
@@ -177,7 +188,10 @@ async fn roll_back(context: &Context, cloud: &Cloud, options: &Options) -> Resul
     let Some(live) = deploy::describe(cloud, environment, &target.version).await? else {
         bail!("{function} has no version {}: choose another with --to", target.version);
     };
-    image_is_there(cloud, &environment.inference_repository, &live).await?;
+    // Of a zip package Lambda has a copy of its own.
+    if live.package == Package::Image {
+        image_is_there(cloud, &environment.inference_repository, &live).await?;
+    }
     let smoke_tests = try_out(context, cloud, &live).await?;
     let mut record = Rollback {
         schema: records::SCHEMA,
@@ -190,6 +204,8 @@ async fn roll_back(context: &Context, cloud: &Cloud, options: &Options) -> Resul
         version: live.version.clone(),
         run: live.run().map(String::from),
         image: live.image.clone(),
+        package: live.package,
+        code: live.code.clone(),
         model: live.model().to_string(),
         decisions: vec![format!("{} smoke tests of version {} passed", smoke_tests.len(), live.version)],
         smoke_tests,

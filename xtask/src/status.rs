@@ -34,6 +34,8 @@ pub fn run(context: &Context) -> Result<()> {
         json!({
             "version": live.version,
             "image": live.image,
+            "package": live.package,
+            "code": live.code,
             "published_at": live.published_at,
             "description": live.description,
             "previous_version": position.as_ref().and_then(|position| position.ledger.before.first()),
@@ -78,9 +80,10 @@ pub fn run(context: &Context) -> Result<()> {
     };
     let text = |key: &str| live[key].as_str().unwrap_or_default().to_string();
     println!(
-        "live: {function}:{name} is version {}, image {}, {}",
+        "live: {function}:{name} is version {}, {} {}, {}",
         text("version"),
-        text("image"),
+        text("package"),
+        text("code"),
         text("description")
     );
     if let Some((version, share)) = live["moving"]["version"].as_str().zip(live["moving"]["weight"].as_f64()) {

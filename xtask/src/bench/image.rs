@@ -1,4 +1,4 @@
-//! What a deployment weighs: the inference image, beside what the Python handler needs installed.
+//! What a deployment weighs: the inference image and the zip package, beside what the Python handler needs installed.
 
 use std::fs;
 use std::io::{self, Write};
@@ -13,7 +13,7 @@ use super::cold::{HANDLER, PEER_PROJECT};
 use crate::records::{self, Stage};
 use crate::stages::build;
 use crate::terminal::{Progress, note};
-use crate::{paths, tools};
+use crate::{package, paths, tools};
 
 const PEER: &str = "Python handler";
 
@@ -36,6 +36,10 @@ pub(super) fn measure(root: &Path) -> Result<Vec<Figure>> {
         Figure::new("image, compressed", image.bytes as f64, "bytes").beside(PEER, installed.compressed as f64),
         Figure::new("image, unpacked", image.uncompressed_bytes as f64, "bytes").beside(PEER, installed.plain as f64),
     ];
+    let read = |name: &str| fs::read(run.join(name)).with_context(|| format!("read {name} of run {}", record.run));
+    let package = package::assemble(&read("bootstrap")?, &read("model.bin")?)?;
+    let zip = Figure::new("zip package", package.bytes.len() as f64, "bytes");
+    figures.push(zip.beside(PEER, installed.compressed as f64));
     for layer in &image.layers {
         figures.push(Figure::new(format!("layer {}, compressed", layer.content), layer.bytes as f64, "bytes"));
     }

@@ -8,7 +8,7 @@ use aws_sdk_lambda::operation::get_function_configuration::GetFunctionConfigurat
 
 use super::{Action, Resource, Work};
 use crate::cloud::{service_error, unless};
-use crate::config::Environment;
+use crate::config::{Environment, Package};
 use crate::function;
 use crate::stages::deploy;
 
@@ -31,7 +31,7 @@ pub async fn ensure(work: &Work<'_>) -> Result<Resource> {
     let mut resource = Resource::compared(KIND, &environment.function, Some(differences));
     if work.touches(&resource) {
         if !settings.is_empty() {
-            set(work).await.with_context(|| format!("change the settings of {}", environment.function))?;
+            set(work, &found).await.with_context(|| format!("change the settings of {}", environment.function))?;
         }
         if has_alias {
             function::ensure_url(work.cloud, environment).await?;
@@ -39,6 +39,9 @@ pub async fn ensure(work: &Work<'_>) -> Result<Resource> {
     }
     if !settings.is_empty() {
         resource.details.push("new settings answer from the next deployment on".to_string());
+    }
+    if let Err(error) = deploy::same_kind(environment, deploy::kind(found.package_type())) {
+        resource.details.push(format!("{error:#}"));
     }
     if !has_alias {
         resource.details.push(format!("alias {} and its URL come with the next deployment", environment.alias));
@@ -67,14 +70,23 @@ fn setting_differences(found: &GetFunctionConfigurationOutput, environment: &Env
         environment.timeout_seconds.to_string(),
     );
     compare("role", found.role().map(String::from), environment.role_arn());
+    if is_zip(found) {
+        compare("runtime", found.runtime().map(|runtime| runtime.to_string()), function::RUNTIME.to_string());
+        compare("handler", found.handler().map(String::from), function::HANDLER.to_string());
+    }
     differences
 }
 
-async fn set(work: &Work<'_>) -> Result<()> {
+fn is_zip(found: &GetFunctionConfigurationOutput) -> bool {
+    deploy::kind(found.package_type()) == Package::Zip
+}
+
+async fn set(work: &Work<'_>, found: &GetFunctionConfigurationOutput) -> Result<()> {
     let environment = work.environment();
     let lambda = &work.cloud.lambda;
     let request = lambda.update_function_configuration().function_name(&environment.function);
     let request = request.memory_size(environment.memory_mb).timeout(environment.timeout_seconds);
+    let request = if is_zip(found) { request.runtime(function::RUNTIME).handler(function::HANDLER) } else { request };
     request.role(environment.role_arn()).send().await.map_err(service_error)?;
     let waiter = lambda.wait_until_function_updated_v2().function_name(&environment.function);
     waiter.wait(Duration::from_secs(300)).await.map_err(|error| anyhow::anyhow!("{error}"))?;

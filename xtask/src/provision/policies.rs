@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::config::{Environment, GitHub};
+use crate::config::{Environment, GitHub, Package};
 
 /// Where GitHub's tokens come from.
 pub const GITHUB_ISSUER: &str = "token.actions.githubusercontent.com";
@@ -123,6 +123,9 @@ pub fn deploy_permissions(environment: &Environment) -> Value {
             "Action": ["s3:GetObject", "s3:PutObject"],
             "Resource": environment.published_objects(),
         }),
+    ]);
+    statements.extend(package_statements(environment));
+    statements.extend([
         json!({
             "Sid": "KeepEvidence",
             "Effect": "Allow",
@@ -161,6 +164,30 @@ pub fn deploy_permissions(environment: &Environment) -> Value {
         read_metrics(),
     ]);
     document(statements)
+}
+
+/// Lambda fetches a zip package with the caller's permissions. Who builds them may add packages and replace none.
+fn package_statements(environment: &Environment) -> Vec<Value> {
+    let packages = environment.packages_arn();
+    let mut statements = Vec::new();
+    if environment.package == Package::Zip {
+        statements.push(json!({
+            "Sid": "ReadPackages",
+            "Effect": "Allow",
+            "Action": "s3:GetObject",
+            "Resource": packages,
+        }));
+        if environment.promotes.is_none() {
+            statements.push(json!({
+                "Sid": "AddPackages",
+                "Effect": "Allow",
+                "Action": "s3:PutObject",
+                "Resource": packages,
+                "Condition": {"Null": {"s3:if-none-match": "false"}},
+            }));
+        }
+    }
+    statements
 }
 
 /// What monitoring calls, on the functions of all environments in the account: it may ask, and change nothing.
@@ -268,6 +295,27 @@ mod tests {
             statement["Principal"]["Federated"],
             "arn:aws:iam::123456789012:oidc-provider/token.actions.githubusercontent.com"
         );
+    }
+
+    #[test]
+    fn packages_are_read_by_who_deploys_them_and_added_by_who_builds_them() {
+        let mut config = shipped();
+        let sids = |config: &Config, name: &str| -> Vec<(String, String)> {
+            let policy = deploy_permissions(config.environment(name).unwrap());
+            let of_packages =
+                |statement: &&Value| statement["Resource"].as_str().is_some_and(|arn| arn.contains("/packages/"));
+            let words = |value: &Value| value.as_str().unwrap().to_string();
+            let found = statements(&policy).iter().filter(of_packages);
+            found.map(|statement| (words(&statement["Action"]), words(&statement["Resource"]))).collect()
+        };
+        assert!(sids(&config, "preprod").is_empty(), "an image needs none of it");
+        for environment in config.environments.values_mut() {
+            environment.package = Package::Zip;
+        }
+        let packages = "arn:aws:s3:::mlopswebapp-123456789012/packages/*".to_string();
+        let read = ("s3:GetObject".to_string(), packages.clone());
+        assert_eq!(sids(&config, "preprod"), [read.clone(), ("s3:PutObject".to_string(), packages)]);
+        assert_eq!(sids(&config, "production"), [read]);
     }
 
     #[test]

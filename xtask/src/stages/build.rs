@@ -1,4 +1,5 @@
-//! Build: trains and exports the model, compiles the predictor, assembles the inference image and pushes it; has the
+//! Build: trains and exports the model, compiles the predictor, assembles the inference image and pushes it, and a
+//! zip package where the environment deploys one; has the
 //! training image built where the environment wants one.
 //!
 //! Reads the sources and the data. Writes `build.json`, beside it the model as `model.joblib` and `model.bin`, the rows
@@ -14,9 +15,10 @@ use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::config::Inference;
+use crate::config::{Inference, Package};
 use crate::context::{Context, Work};
 use crate::image::Image;
+use crate::package::{self, PackageRecord};
 use crate::process::Program;
 use crate::records::{Digests, Record, Stage};
 use crate::registry::Repository;
@@ -35,6 +37,9 @@ pub struct Content {
     pub model: ModelFile,
     pub program: ProgramFile,
     pub image: ImageRecord,
+    /// The same program and model as a zip; none where the environment deploys images.
+    #[serde(default)]
+    pub package: Option<PackageRecord>,
     pub training_image: TrainingImage,
     /// Versions of the compilers and libraries that made it.
     pub toolchain: Value,
@@ -130,6 +135,10 @@ pub fn run(context: &Context) -> Result<Record<Content>> {
 
     let image = image::assemble(&program, &model, context.config.inference.architecture.image_architecture())?;
     let image_record = push(context, &image, &run)?;
+    let package = match context.environment.package {
+        Package::Image => None,
+        Package::Zip => Some(store_package(context, &program, &model)?),
+    };
     // The sources could have been edited while they were built; then the record would speak of other bytes.
     if self::inputs(context)? != inputs {
         bail!("the sources changed while they were built: run `cargo xtask build` again");
@@ -145,6 +154,7 @@ pub fn run(context: &Context) -> Result<Record<Content>> {
             target: context.config.inference.architecture.rust_target().to_string(),
         },
         image: image_record,
+        package,
         training_image,
         toolchain: serde_json::json!({"rustc": rustc_version()?, "python": training["versions"]}),
     };
@@ -216,6 +226,18 @@ fn reusable(context: &Context, inputs: &Digests) -> Result<Option<Record<Content
     if pushed.is_none() || !training_is_there {
         note("the registry no longer has the image");
         return Ok(None);
+    }
+    if context.environment.package == Package::Zip {
+        let stored = match &record.content.package {
+            Some(package) if package.bucket == context.environment.bucket => {
+                context.block_on(package::is_there(cloud, package))?
+            }
+            _ => false,
+        };
+        if !stored {
+            note(&format!("the bucket does not have the zip package of run {run}"));
+            return Ok(None);
+        }
     }
     context.select_run(&run)?;
     Ok(Some(record))
@@ -368,6 +390,12 @@ fn push(context: &Context, image: &Image, run: &str) -> Result<ImageRecord> {
     })
 }
 
+/// Stores the zip package beside the image.
+fn store_package(context: &Context, program: &[u8], model: &[u8]) -> Result<PackageRecord> {
+    let package = package::assemble(program, model)?;
+    context.block_on(package::store(context.cloud()?, &context.environment, &package))
+}
+
 fn rustc_version() -> Result<String> {
     duct::cmd("rustc", ["--version"]).read().context("ask rustc for its version")
 }
@@ -381,12 +409,23 @@ fn report(record: &Record<Content>) {
         bytes(content.image.bytes),
         bytes(content.image.uncompressed_bytes)
     ));
+    if let Some(package) = &content.package {
+        note(&format!(
+            "zip package {} ({} compressed, {} unpacked)",
+            digest::short(&package.digest),
+            bytes(package.bytes),
+            bytes(package.uncompressed_bytes)
+        ));
+    }
 }
 
 fn set_outputs(record: &Record<Content>) -> Result<()> {
     github::output("run", &record.run)?;
     github::output("model_digest", &record.content.model.digest)?;
     github::output("image_digest", &record.content.image.digest)?;
+    if let Some(package) = &record.content.package {
+        github::output("package_digest", &package.digest)?;
+    }
     match &record.content.training_image.image {
         Some(image) => github::output("training_image_digest", &image.digest),
         None => Ok(()),

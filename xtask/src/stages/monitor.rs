@@ -14,7 +14,7 @@ use chrono::{DateTime, Duration, Utc};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{CloudKind, Monitor};
+use crate::config::{CloudKind, Monitor, Package};
 use crate::context::Context;
 use crate::git::{self, LastCommit};
 use crate::records::{Digests, Record, Stage};
@@ -42,6 +42,9 @@ pub struct Content {
     pub deployed: Staleness,
     /// Whether the deployed version answers the smoke tests as it should.
     pub healthy: bool,
+    /// What the deployed version is made of; none if nothing is deployed.
+    #[serde(default)]
+    pub package: Option<Package>,
     pub stale_after_days: u32,
     /// What became of the mail, if one was due.
     pub mail: Option<Mail>,
@@ -121,6 +124,7 @@ pub fn run(context: &Context, options: &Options) -> Result<Record<Content>> {
         notebook,
         deployed,
         healthy,
+        package: live.as_ref().map(|live| live.package),
         stale_after_days: config.stale_after_days,
         mail: None,
     };
@@ -259,11 +263,11 @@ fn report(record: &Record<Content>) -> Result<()> {
             note(&seen.reason);
         }
     }
-    note(if content.healthy {
-        "the deployed version answers"
-    } else {
-        "the deployed version does not answer as it should"
-    });
+    let version = match content.package {
+        Some(Package::Zip) => "the deployed version, a zip package,",
+        _ => "the deployed version",
+    };
+    note(&format!("{version} {}", if content.healthy { "answers" } else { "does not answer as it should" }));
     match &content.mail {
         None if content.model_stale => warning("nobody is told: mail_to in pipeline.toml is empty"),
         None => {}
@@ -277,8 +281,12 @@ fn report(record: &Record<Content>) -> Result<()> {
     }
     github::output("model_stale", &content.model_stale.to_string())?;
     github::summary(&format!(
-        "### Monitor\n\n| | |\n|---|---|\n| model stale | {} |\n| notebook | {} |\n| deployed | {} |\n| healthy | {} |",
-        content.model_stale, content.notebook.reason, content.deployed.reason, content.healthy
+        "### Monitor\n\n| | |\n|---|---|\n| model stale | {} |\n| notebook | {} |\n| deployed | {} |\n| package | {} |\n| healthy | {} |",
+        content.model_stale,
+        content.notebook.reason,
+        content.deployed.reason,
+        content.package.map_or("none", Package::name),
+        content.healthy
     ))
 }
 
@@ -317,6 +325,7 @@ mod tests {
                 notebook: seen(true),
                 deployed: seen(deployed),
                 healthy: true,
+                package: None,
                 stale_after_days: 7,
                 mail: outcome.map(|outcome| Mail { outcome, file: None, reason: None }),
             },

@@ -4,6 +4,7 @@ use anyhow::{Context as _, Result, bail};
 use chrono::Utc;
 
 use super::Content;
+use crate::config::Package;
 use crate::context::Context;
 use crate::records::{self, Record, Stage};
 use crate::rollback;
@@ -64,8 +65,8 @@ pub fn verified_gate(context: &Context) -> Result<Record<gate::Content>> {
 /// Digest of the deploy.json that this environment takes over; none if it promotes no other one.
 ///
 /// # Errors
-/// The other environment did not deploy this image in this run, or took it back.
-pub fn verified_promotion(context: &Context, image: &str) -> Result<Option<String>> {
+/// The other environment did not deploy this image, or this zip package, in this run, or took it back.
+pub fn verified_promotion(context: &Context, build: &build::Content) -> Result<Option<String>> {
     let Some(source) = &context.environment.promotes else { return Ok(None) };
     let run = context.run()?;
     let folder = paths::run(&context.root, &run);
@@ -79,8 +80,14 @@ pub fn verified_promotion(context: &Context, image: &str) -> Result<Option<Strin
     if let Some(failure) = &content.failure {
         bail!("`{source}` could not deploy this run: {failure}");
     }
-    if content.image != image {
+    let image = &build.image.digest;
+    if content.image != *image {
         bail!("`{source}` deployed image {}, this run has {image}: {fix}", content.image);
+    }
+    let zip = build.package.as_ref().map(|package| &package.digest);
+    if context.environment.package == Package::Zip && (content.package != Package::Zip || content.zip.as_ref() != zip) {
+        let (deployed, built) = (content.zip.as_deref().unwrap_or("none"), zip.map_or("none", String::as_str));
+        bail!("`{source}` deployed zip package {deployed}, this run has {built}: {fix}");
     }
     if let Some(taken_back) = rollback::of_folder(&folder)? {
         bail!(

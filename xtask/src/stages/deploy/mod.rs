@@ -1,4 +1,4 @@
-//! Deploy: brings the image that the gate allowed to the function, tries the new version, and moves traffic to it in steps.
+//! Deploy: brings the image that the gate allowed, or the zip package with the same files, to the function, tries the new version, and moves traffic to it in steps.
 //!
 //! Reads gate.json and everything that it rests on, and recomputes every digest; in an environment that promotes another, that
 //! one's deploy.json too; where the environment asks for it, the approval. Writes `deploy.json`, also when the new version
@@ -14,6 +14,7 @@ mod smoke;
 mod version;
 
 use anyhow::{Context as _, Result, bail};
+use aws_sdk_lambda::types::PackageType;
 use chrono::{DateTime, Utc};
 use clap::Args;
 use serde::{Deserialize, Serialize};
@@ -27,17 +28,18 @@ pub use smoke::{SmokeResult, failed, smoke_tests};
 
 use crate::approval::{self, Approval};
 use crate::cloud::{Cloud, service_error};
-use crate::config::Environment;
+use crate::config::{Environment, Package};
 use crate::context::Context;
 use crate::records::{Digests, Record, Stage};
 use crate::registry::Repository;
 use crate::rollback;
 use crate::stages::{build, gate};
-use crate::terminal::{Progress, note};
-use crate::{digest, exit, function, github, process};
+use crate::terminal::{Progress, bytes, note};
+use crate::{digest, exit, function, github, package, process};
 
 use alias::{Alias, Ledger, Position};
 use rollout::Deployer;
+pub use version::{kind, same_kind};
 
 /// Options of `deploy`.
 #[derive(Args, Default)]
@@ -63,6 +65,12 @@ pub struct Content {
     /// The version that had it before, if another one did.
     pub previous_version: Option<String>,
     pub image: String,
+    /// What the function is made of.
+    #[serde(default)]
+    pub package: Package,
+    /// Digest of the zip package with the image's files; none where the image itself is deployed.
+    #[serde(default)]
+    pub zip: Option<String>,
     pub model: String,
     pub verdict: gate::Verdict,
     pub approval: Option<Approval>,
@@ -94,7 +102,7 @@ pub fn run(context: &Context, options: &Options) -> Result<Record<Content>> {
         ("web".to_string(), digest::of_tree(&context.root.join("web"))?),
         ("configuration".to_string(), context.configuration_digest(&(environment, &context.config.smoke_tests))?),
     ]);
-    if let Some(promoted) = evidence::verified_promotion(context, &build.content.image.digest)? {
+    if let Some(promoted) = evidence::verified_promotion(context, &build.content)? {
         inputs.insert("deploy.json of the promoted environment".to_string(), promoted);
     }
     let cloud = context.cloud()?;
@@ -122,7 +130,7 @@ pub fn run(context: &Context, options: &Options) -> Result<Record<Content>> {
     }
     let approval = approval::require(context, &gate)?;
     let work = context.begin(Stage::Deploy)?;
-    context.block_on(image_is_there(cloud, &build.content))?;
+    context.block_on(code_is_there(cloud, environment, &build.content))?;
     // Set while traffic moves: Ctrl-C is then answered by giving it back, and kept from ending this process before the record
     // is written.
     let mut held = None;
@@ -162,7 +170,11 @@ fn refuse_rolled_back(context: &Context, current: Option<&Alias>) -> Result<()> 
     Ok(())
 }
 
-async fn image_is_there(cloud: &Cloud, build: &build::Content) -> Result<()> {
+/// Looks for the image, and for the zip package where that is deployed.
+async fn code_is_there(cloud: &Cloud, environment: &Environment, build: &build::Content) -> Result<()> {
+    if environment.package == Package::Zip {
+        package::verified(cloud, build).await?;
+    }
     let uri = cloud.ensure_repository(&build.image.repository).await?;
     match Repository::open(cloud, &uri).await?.manifest(&build.image.digest).await? {
         Some(_) => Ok(()),
@@ -170,17 +182,22 @@ async fn image_is_there(cloud: &Cloud, build: &build::Content) -> Result<()> {
     }
 }
 
-/// Whether the alias gives all traffic to the record's version, and that version is the record's image.
+/// Whether the alias gives all traffic to the record's version, and that version is made of the record's code.
 async fn is_live(cloud: &Cloud, environment: &Environment, content: &Content) -> Result<bool> {
     let Some(alias) = alias::read(cloud, environment).await? else { return Ok(false) };
     let Some(live) = live_version(cloud, environment).await? else { return Ok(false) };
-    Ok(alias.position.weight.is_none() && Some(live.version) == content.version && live.image == content.image)
+    Ok(alias.position.weight.is_none() && Some(&live.version) == content.version.as_ref() && live.is(content))
 }
 
 /// A version of the function.
 #[derive(Debug, Clone)]
 pub struct Live {
     pub version: String,
+    pub package: Package,
+    /// Digest of its image or of its zip package.
+    pub code: String,
+    /// Digest of its image; of one with a zip package, of the image with the same files, and empty if the pipeline did not
+    /// publish it.
     pub image: String,
     /// When the version was published.
     pub published_at: Option<String>,
@@ -188,6 +205,42 @@ pub struct Live {
 }
 
 impl Live {
+    /// What Lambda says of a version.
+    pub fn new(
+        version: &str,
+        package_type: Option<&PackageType>,
+        code_sha256: Option<&str>,
+        published_at: Option<&str>,
+        description: Option<&str>,
+    ) -> Live {
+        let description = description.unwrap_or_default().to_string();
+        let package = kind(package_type);
+        let (code, image) = match package {
+            Package::Image => {
+                let digest = format!("sha256:{}", code_sha256.unwrap_or_default());
+                (digest.clone(), digest)
+            }
+            Package::Zip => {
+                let said =
+                    description.split_once(" image ").map(|(_, rest)| rest.split(' ').next().unwrap_or_default());
+                (package::digest_of_code(code_sha256.unwrap_or_default()), said.unwrap_or_default().to_string())
+            }
+        };
+        Live {
+            version: version.to_string(),
+            package,
+            code,
+            image,
+            published_at: published_at.map(String::from),
+            description,
+        }
+    }
+
+    /// Whether it is made of what was deployed.
+    fn is(&self, content: &Content) -> bool {
+        self.package == content.package && self.code == *content.zip.as_ref().unwrap_or(&content.image)
+    }
+
     /// Digest of its model; empty if it was not published by the pipeline.
     pub fn model(&self) -> &str {
         self.description.rsplit_once("model ").map_or("", |(_, model)| model)
@@ -200,9 +253,13 @@ impl Live {
     }
 }
 
-/// What a version says of itself, for [`Live`].
-fn description(run: &str, model: &str) -> String {
-    format!("run {run} model {model}")
+/// What a version says of itself, for [`Live`]; of a zip package also the image that was judged in its place.
+fn description(run: &str, package: Package, build: &build::Content) -> String {
+    let model = &build.model.digest;
+    match package {
+        Package::Image => format!("run {run} model {model}"),
+        Package::Zip => format!("run {run} image {} model {model}", build.image.digest),
+    }
 }
 
 /// The version behind the alias, if the function and the alias exist.
@@ -226,12 +283,13 @@ pub async fn describe(cloud: &Cloud, environment: &Environment, version: &str) -
             return Err(service_error(error)).with_context(|| format!("ask for version {version} of {function}"));
         }
     };
-    Ok(Some(Live {
-        version: version.to_string(),
-        image: format!("sha256:{}", configuration.code_sha256().unwrap_or_default()),
-        published_at: configuration.last_modified().map(String::from),
-        description: configuration.description().unwrap_or_default().to_string(),
-    }))
+    Ok(Some(Live::new(
+        version,
+        configuration.package_type(),
+        configuration.code_sha256(),
+        configuration.last_modified(),
+        configuration.description(),
+    )))
 }
 
 /// What would be done.
@@ -248,7 +306,19 @@ async fn plan(
     content.dry_run = true;
     content.verdict = gate.content.verdict;
     content.previous_version = live.as_ref().map(|live| live.version.clone());
+    let is_live = live.as_ref().is_some_and(|live| live.is(&content));
     let say = &mut content.decisions;
+    say.push(match &build.package {
+        Some(package) if environment.package == Package::Zip => {
+            format!("package: zip {} ({})", package.digest, bytes(package.bytes))
+        }
+        _ => format!("package: {}", environment.package.name()),
+    });
+    if let Some(live) = &live
+        && let Err(error) = same_kind(environment, live.package)
+    {
+        say.push(format!("{error:#}"));
+    }
     if let Some(alias) = current.filter(|alias| alias.position.weight.is_some()) {
         say.push(format!("traffic is between two versions: {}", alias.in_words()));
     }
@@ -263,9 +333,10 @@ async fn plan(
             content.rollout.clear();
             say.push(format!("would publish a version, test it, and point alias {} at it", environment.alias));
         }
-        Some(live) if live.image == build.image.digest => {
+        Some(live) if is_live => {
             content.rollout.clear();
-            say.push(format!("version {} has this image and all traffic already", live.version));
+            let package = environment.package.in_words();
+            say.push(format!("version {} has this {package} and all traffic already", live.version));
             content.version = Some(live.version);
         }
         Some(live) => {
@@ -300,6 +371,11 @@ fn empty(context: &Context, cloud: &Cloud, build: &build::Content) -> Result<Con
         version: None,
         previous_version: None,
         image: build.image.digest.clone(),
+        package: environment.package,
+        zip: match environment.package {
+            Package::Image => None,
+            Package::Zip => build.package.as_ref().map(|package| package.digest.clone()),
+        },
         model: build.model.digest.clone(),
         verdict: gate::Verdict::Deny,
         approval: None,
@@ -336,11 +412,19 @@ async fn deploy(
     }
 
     let uri = cloud.ensure_repository(&build.image.repository).await?;
+    let image_uri = format!("{uri}@{}", build.image.digest);
+    let (code, digest) = match (environment.package, &build.package) {
+        (Package::Image, _) => (function::Code::Image { uri: &image_uri }, &build.image.digest),
+        (Package::Zip, Some(package)) => {
+            (function::Code::Zip { bucket: &package.bucket, key: &package.key }, &package.digest)
+        }
+        (Package::Zip, None) => bail!("build.json names no zip package: run `cargo xtask build`"),
+    };
     let wanted = version::Wanted {
-        image_uri: &format!("{uri}@{}", build.image.digest),
-        image: &build.image.digest,
+        code,
+        digest,
         repository: &build.image.repository,
-        description: &description(run, &build.model.digest),
+        description: &description(run, environment.package, build),
         architecture: context.config.inference.architecture,
     };
     let version = version::publish(cloud, environment, &wanted, &mut content.decisions).await?;
@@ -469,10 +553,14 @@ fn set_outputs(record: &Record<Content>) -> Result<()> {
         None => content.report_url.clone(),
         Some(at) => format!("`{}`, signed link in artifact.txt until {}", content.report_url, at.format("%F %R UTC")),
     };
+    let package = match &content.zip {
+        Some(zip) => format!("zip `{zip}`"),
+        None => content.package.name().to_string(),
+    };
     let result = content.failure.as_deref().unwrap_or("all traffic");
     github::summary(&format!(
         "### Deploy\n\n| | |\n|---|---|\n| result | {result} |\n| function | {} |\n| version | {version} |\n| version before | {} |\n\
-         | image | `{}` |\n| approved by | {approved} |\n| URL | {} |\n| page | {web_url} |\n| report | {report} |",
+         | image | `{}` |\n| package | {package} |\n| approved by | {approved} |\n| URL | {} |\n| page | {web_url} |\n| report | {report} |",
         content.function,
         content.previous_version.as_deref().unwrap_or_default(),
         content.image,
@@ -486,15 +574,17 @@ mod tests {
 
     #[test]
     fn a_version_remembers_its_run_and_its_model() {
-        let live = |description: String| Live {
-            version: "1".into(),
-            image: "sha256:0".into(),
-            published_at: None,
-            description,
-        };
-        let ours = live(description("20261124T031522Z-abc1234", "sha256:1"));
+        let zip = package::code_sha256(&digest::of_bytes(b""));
+        let image = |said: &str| Live::new("1", Some(&PackageType::Image), Some("0"), None, Some(said));
+        let package = |said: &str| Live::new("1", Some(&PackageType::Zip), Some(&zip), None, Some(said));
+        let ours = image("run 20261124T031522Z-abc1234 model sha256:1");
         assert_eq!((ours.run(), ours.model()), (Some("20261124T031522Z-abc1234"), "sha256:1"));
-        let other = live("made by hand".into());
+        assert_eq!((ours.image.as_str(), ours.code.as_str()), ("sha256:0", "sha256:0"));
+        let other = image("made by hand");
         assert_eq!((other.run(), other.model()), (None, ""));
+        let ours = package("run 20261124T031522Z-abc1234 image sha256:2 model sha256:1");
+        assert_eq!((ours.run(), ours.model()), (Some("20261124T031522Z-abc1234"), "sha256:1"));
+        assert_eq!((ours.image.as_str(), ours.code), ("sha256:2", digest::of_bytes(b"")));
+        assert_eq!(package("made by hand").image, "");
     }
 }

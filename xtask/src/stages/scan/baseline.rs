@@ -74,15 +74,17 @@ async fn deployed_before(context: &Context, cloud: &Cloud, image: &str) -> Resul
     let mut before: Option<(u64, Live)> = None;
     while let Some(version) = versions.next().await {
         let version = version.map_err(service_error).context("list the function's versions")?;
-        let number = version.version().and_then(|version| version.parse().ok());
-        let found = format!("sha256:{}", version.code_sha256().unwrap_or_default());
-        let Some(number) = number.filter(|number| Some(*number) < live.version.parse().ok() && found != image) else {
-            continue;
-        };
-        if before.as_ref().is_none_or(|(newest, _)| number > *newest) {
-            let description = version.description().unwrap_or_default().to_string();
-            let published_at = version.last_modified().map(String::from);
-            before = Some((number, Live { version: number.to_string(), image: found, published_at, description }));
+        let number: Option<u64> = version.version().and_then(|version| version.parse().ok());
+        let Some(number) = number.filter(|number| Some(*number) < live.version.parse().ok()) else { continue };
+        let found = Live::new(
+            &number.to_string(),
+            version.package_type(),
+            version.code_sha256(),
+            version.last_modified(),
+            version.description(),
+        );
+        if found.image != image && before.as_ref().is_none_or(|(newest, _)| number > *newest) {
+            before = Some((number, found));
         }
     }
     Ok(before.map(|(_, live)| live))
