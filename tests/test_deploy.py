@@ -611,7 +611,7 @@ def test_zip_package_has_the_files_of_the_image_and_no_date(world):
         assert archive.testzip() is None
         files = {entry.filename: entry for entry in archive.infolist()}
         modes = {name: oct(entry.external_attr >> 16) for name, entry in files.items()}
-        assert modes == {"bootstrap": "0o100755", "model.bin": "0o100644"}
+        assert modes == {"bootstrap": "0o100755", "model.bin": "0o100644", "model.bin.sha256": "0o100644"}
         assert {entry.date_time for entry in files.values()} == {(1980, 1, 1, 0, 0, 0)}
         for name, part in (("bootstrap", "program"), ("model.bin", "model")):
             assert "sha256:" + hashlib.sha256(archive.read(name)).hexdigest() == build[part]["digest"]

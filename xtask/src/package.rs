@@ -2,7 +2,7 @@
 //!
 //! Assembled from the same bytes, the same package for the same content, and kept in the bucket of the environment that
 //! built it, under its own digest. It is written once and never over another: what lies there is read back and compared. The
-//! image stays what is scanned, tested and judged, so a package is only deployed when its two files are the image's.
+//! image stays what is scanned, tested and judged, so a package is only deployed when its files are the image's.
 
 use std::io::{Cursor, Read, Write};
 
@@ -15,7 +15,7 @@ use zip::{CompressionMethod, DateTime, ZipArchive, ZipWriter, write::SimpleFileO
 use crate::cloud::{Cloud, service_error};
 use crate::config::{self, Environment};
 use crate::digest;
-use crate::image::{MODEL_PATH, PROGRAM_PATH};
+use crate::image::{self, MODEL_PATH, PROGRAM_PATH};
 use crate::stages::build;
 use crate::stages::scan::file_of;
 
@@ -23,8 +23,10 @@ use crate::stages::scan::file_of;
 const PROGRAM: &str = "bootstrap";
 /// The model, beside it.
 const MODEL: &str = "model.bin";
+/// The model's digest, which the program reads there.
+const MODEL_DIGEST: &str = "model.bin.sha256";
 /// Names and modes, in the package's order.
-const FILES: [(&str, u32); 2] = [(PROGRAM, 0o755), (MODEL, 0o644)];
+const FILES: [(&str, u32); 3] = [(PROGRAM, 0o755), (MODEL, 0o644), (MODEL_DIGEST, 0o644)];
 
 /// A package, ready to be stored.
 pub struct Package {
@@ -48,8 +50,10 @@ pub struct PackageRecord {
 
 /// Assembles the package: no date, no owner, a fixed order.
 pub fn assemble(program: &[u8], model: &[u8]) -> Result<Package> {
+    let digest_file = image::digest_file(model);
+    let contents = [program, model, digest_file.as_bytes()];
     let mut writer = ZipWriter::new(Cursor::new(Vec::new()));
-    for ((name, mode), content) in FILES.into_iter().zip([program, model]) {
+    for ((name, mode), content) in FILES.into_iter().zip(contents) {
         let options = SimpleFileOptions::default()
             .compression_method(CompressionMethod::Deflated)
             .compression_level(Some(9))
@@ -58,11 +62,11 @@ pub fn assemble(program: &[u8], model: &[u8]) -> Result<Package> {
         writer.start_file(name, options).and_then(|()| Ok(writer.write_all(content)?))?;
     }
     let bytes = writer.finish().context("assemble the zip package")?.into_inner();
-    let uncompressed = (program.len() + model.len()) as u64;
+    let uncompressed = contents.map(<[u8]>::len).iter().sum::<usize>() as u64;
     Ok(Package { digest: digest::of_bytes(&bytes), bytes, uncompressed })
 }
 
-/// Program and model of a package that holds exactly them.
+/// Program and model of a package that holds exactly them, and the model's digest.
 fn contents(package: &[u8]) -> Result<[Vec<u8>; 2]> {
     let mut archive = ZipArchive::new(Cursor::new(package)).context("open the zip package")?;
     ensure!(archive.len() == FILES.len(), "the zip package has {} files, not {}", archive.len(), FILES.len());
@@ -77,7 +81,13 @@ fn contents(package: &[u8]) -> Result<[Vec<u8>; 2]> {
         entry.read_to_end(&mut bytes).context("read the zip package")?;
         Ok(bytes)
     };
-    Ok([read(0)?, read(1)?])
+    let (program, model, named) = (read(0)?, read(1)?, read(2)?);
+    // The function names the model by what is written there.
+    ensure!(
+        named == image::digest_file(&model).as_bytes(),
+        "{MODEL_DIGEST} of the zip package is not the model's digest"
+    );
+    Ok([program, model])
 }
 
 /// Where a package is kept, from its bucket's root.
@@ -197,21 +207,24 @@ mod tests {
         let first = assemble(b"program", b"model").unwrap();
         std::thread::sleep(std::time::Duration::from_millis(2100));
         assert_eq!(first.bytes, assemble(b"program", b"model").unwrap().bytes, "dates of a zip have steps of 2 s");
-        assert_eq!(first.digest, "sha256:f9e668685d2ef4c982faacd0ac72afc3351cb932acbdac940946b5655f483abf");
+        assert_eq!(first.digest, "sha256:807504b773bff8398f3b241d75d14529e148d15e3ce2c29f3dae85d915899dbe");
         assert_ne!(first.digest, assemble(b"program", b"another").unwrap().digest);
         assert_eq!(contents(&first.bytes).unwrap(), [b"program".to_vec(), b"model".to_vec()]);
     }
 
     #[test]
     fn a_package_of_another_form_is_refused() {
-        let good: [(&str, u32, &[u8]); 2] = [("bootstrap", 0o755, b"p"), ("model.bin", 0o644, b"m")];
+        let named = image::digest_file(b"m");
+        let last = ("model.bin.sha256", 0o644, named.as_bytes());
+        let good: [(&str, u32, &[u8]); 3] = [("bootstrap", 0o755, b"p"), ("model.bin", 0o644, b"m"), last];
         contents(&written(&good)).unwrap();
         let refused = |files: &[(&str, u32, &[u8])]| contents(&written(files)).unwrap_err().to_string();
         assert!(refused(&good[..1]).contains("1 files"));
-        assert!(refused(&[good[0], good[1], ("more", 0o644, b"")]).contains("3 files"));
-        assert!(refused(&[good[1], good[0]]).contains("model.bin with mode"));
-        assert!(refused(&[("bootstrap", 0o644, b"p"), good[1]]).contains("100644"));
-        assert!(refused(&[good[0], ("model.bin", 0o666, b"m")]).contains("100666"));
+        assert!(refused(&[good[0], good[1], last, ("more", 0o644, b"")]).contains("4 files"));
+        assert!(refused(&[good[1], good[0], last]).contains("model.bin with mode"));
+        assert!(refused(&[("bootstrap", 0o644, b"p"), good[1], last]).contains("100644"));
+        assert!(refused(&[good[0], ("model.bin", 0o666, b"m"), last]).contains("100666"));
+        assert!(refused(&[good[0], ("model.bin", 0o644, b"other"), last]).contains("not the model's digest"));
         let whole = assemble(b"p", b"m").unwrap().bytes;
         assert!(contents(&whole[..whole.len() - 1]).is_err() && contents(b"").is_err());
     }
