@@ -605,11 +605,14 @@ def rewrite(path: Path, **members) -> None:
 
 
 def repacked(content: bytes, **changed: bytes) -> bytes:
-    """A package of the right form with other files in it."""
+    """A package of the right form with another program or another model, and that one's digest, in it."""
+    files = {"bootstrap": changed.get("bootstrap")}
+    if model := changed.get("model"):
+        files |= {"model.bin": model, "model.bin.sha256": f"{hashlib.sha256(model).hexdigest()}  model.bin\n".encode()}
     held = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(held, "w") as new:
         for entry in old.infolist():
-            new.writestr(entry, changed.get(entry.filename.partition(".")[0], old.read(entry)))
+            new.writestr(entry, files.get(entry.filename) or old.read(entry))
     return held.getvalue()
 
 
