@@ -5,6 +5,7 @@
 
 mod batch;
 mod cold;
+mod explain;
 mod fairness;
 mod faults;
 mod gate;
@@ -24,8 +25,9 @@ use crate::terminal;
 type Benchmark = fn(&Path, &Options) -> Result<Measured>;
 
 /// Every benchmark, by the name that the command line takes.
-const BENCHMARKS: [(&str, Benchmark); 6] = [
+const BENCHMARKS: [(&str, Benchmark); 7] = [
     ("cold", |root, _| cold::measure(root).map(Measured::from)),
+    ("explain", explain::measure),
     ("fairness", |root, _| fairness::measure(root)),
     ("faults", faults::measure),
     ("gate", gate::measure),
@@ -41,7 +43,7 @@ pub struct Options {
     /// A sample that takes a minute, where everything takes several (faults, gate).
     #[arg(long)]
     quick: bool,
-    /// Only the cases whose name contains this text; for gate `mutants`, without the inputs (faults, score).
+    /// Only the cases whose name contains this text; for gate `mutants`, without the inputs (explain, faults, score).
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
 }
@@ -278,6 +280,9 @@ mod tests {
     fn an_unknown_name_is_answered_with_those_that_exist() {
         let options = Options { name: "warm".to_string(), quick: false, only: None };
         let error = run(Path::new("."), &options, false).unwrap_err().to_string();
-        assert!(error.contains("\"warm\"") && error.contains("cold, fairness, faults, gate, image"), "{error}");
+        assert!(
+            error.contains("\"warm\"") && error.contains("cold, explain, fairness, faults, gate, image"),
+            "{error}"
+        );
     }
 }

@@ -64,13 +64,13 @@ struct FromPython {
 
 /// Nanoseconds a row.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
-struct Times {
-    one_row: f64,
-    batch: f64,
+pub(super) struct Times {
+    pub one_row: f64,
+    pub batch: f64,
 }
 
 impl Times {
-    fn least(self, other: Times) -> Times {
+    pub fn least(self, other: Times) -> Times {
         Times { one_row: self.one_row.min(other.one_row), batch: self.batch.min(other.batch) }
     }
 }
@@ -171,12 +171,12 @@ fn processor_features(information: &str) -> String {
 }
 
 /// With the exporter within reach, and no bytecode left beside the sources.
-fn in_python(program: Program, root: &Path) -> Program {
+pub(super) fn in_python(program: Program, root: &Path) -> Program {
     program.env("PYTHONPATH", root.join("model")).env("PYTHONDONTWRITEBYTECODE", "1")
 }
 
 /// A program held on one processor, where the system has the means.
-fn held(what: &str, program: &Path, folder: &Path) -> Program {
+pub(super) fn held(what: &str, program: &Path, folder: &Path) -> Program {
     held_on(PROCESSOR, what, program, folder)
 }
 
