@@ -92,6 +92,8 @@ def test_page_shows_the_figures_of_the_record(html, measured):
         assert f"{100 * max(0, value):.2f} %" in text
     low, high = found["intervals"]["fairnessScoreEqualOpportunity"]
     assert f"95 % interval {low:.2f} to {high:.2f}" in text
+    shipped = f"{100 * found['accuracy']:.2f} % {found['fairnessScoreEqualOpportunity']:.2f} points"
+    assert f"The model that ships {shipped} {low:.2f} to {high:.2f}" in text
     aware = found["baselines"]["aware"]
     assert f"Aware baseline {100 * aware['overall']['accuracy']:.2f} %" in text
     assert f"{aware['fairnessScoreEqualOpportunity']:.2f} points" in text
