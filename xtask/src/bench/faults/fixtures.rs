@@ -10,11 +10,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use local_aws::{LocalCloud, Options};
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 
 use super::sandbox::{ENVIRONMENT, Sandbox, replace};
 use crate::records::Stage;
-use crate::{digest, paths};
+use crate::{digest, paths, report};
 
 /// A run that could be deployed.
 #[derive(Debug, Clone)]
@@ -186,9 +185,10 @@ fn variant(model: &[u8], letter: char) -> Result<Vec<u8>> {
     let at = model.windows(KEY.len()).position(|window| window == KEY).context("the model's metadata has no rows")?;
     let mut model = model.to_vec();
     model[at + KEY.len()] = u8::try_from(letter).context("a digit is one byte")?;
-    // The header has the digest of all that follows it.
-    let digest = Sha256::digest(&model[64..]);
-    model[32..64].copy_from_slice(&digest);
+    // The header has a check sum of all that follows it.
+    let mut sum = flate2::Crc::new();
+    sum.update(&model[64..]);
+    model[24..28].copy_from_slice(&sum.sum().to_le_bytes());
     Ok(model)
 }
 
@@ -205,6 +205,9 @@ fn write_test(base: &Path, home: &Path, run: &str, model: &str, image: &str) -> 
         }
         *found = json!(digest::of_file(&home.join(name))?);
     }
+    let page = fs::read_to_string(base.join(report::FILE)).context("read the report")?.replace(&old_model, model);
+    fs::write(home.join(report::FILE), &page)?;
+    record["report"] = json!(report::digest_without_verdict(&page)?);
     record["run"] = json!(run);
     record["environment"] = json!(ENVIRONMENT);
     record["inputs"][Stage::Build.file()] = json!(digest::of_file(&home.join(Stage::Build.file()))?);
