@@ -201,7 +201,7 @@ def test_images_that_are_refused(cloud, functions, echo_layer, echo_image):
         ({"Timeout": 901}, "ValidationException"), ({"MemorySize": 64}, "ValidationException"), ({"Role": "x"}, "ValidationException"),
         ({"Environment": {"Variables": {"AWS_REGION": "x"}}}, "InvalidParameterValueException"),
         ({"Environment": {"Variables": {"1": "x"}}}, "ValidationException"), ({"FunctionName": "a b"}, "ValidationException"),
-        ({"Handler": "x"}, "InvalidParameterValueException"), ({"PackageType": "Zip"}, "NotImplemented"),
+        ({"Handler": "x"}, "InvalidParameterValueException"), ({"PackageType": "Zip"}, "InvalidParameterValueException"),
         ({"VpcConfig": {"SubnetIds": ["x"]}}, "NotImplemented"),
     ]:
         assert code(functions.create_function, **{**options, "Code": good, **wrong})[0] == expected, wrong
