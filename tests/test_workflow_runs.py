@@ -150,10 +150,10 @@ def test_verdict_in_code_scanning_follows_the_standard(run, tmp_path):
     assert validated(log).returncode == 0, validated(log).stdout
     [only] = json.loads(log.read_text())["runs"]
     assert only["properties"]["verdict"] == "allow"
-    # The clone asks no service about its Python packages, which is a warning in any environment.
-    assert [(result["level"], "python_advisories" in result["message"]["text"]) for result in only["results"]] == [
-        ("warning", True)
-    ]
+    # The model loses to a simpler one, and the clone asks no service about its Python packages: warnings in any environment.
+    assert [result["level"] for result in only["results"]] == ["warning", "warning"]
+    texts = [result["message"]["text"] for result in only["results"]]
+    assert "logistic regression" in texts[0] and "python_advisories" in texts[1]
     wrong = tmp_path / "wrong.sarif"
     only["results"][0].pop("message")
     wrong.write_text(json.dumps({**json.loads(log.read_text()), "runs": [only]}))
