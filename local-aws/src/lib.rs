@@ -136,8 +136,7 @@ pub struct LocalCloud {
     endpoint_url: String,
     root: PathBuf,
     server: Option<Server>,
-    // Held for its lock, which the system releases with the file, also when the process is killed.
-    _lock: File,
+    _lock: RootLock,
 }
 
 impl LocalCloud {
@@ -219,7 +218,18 @@ fn prepare_root(root: &Path) -> anyhow::Result<PathBuf> {
     root.canonicalize().with_context(|| format!("resolving {}", root.display()))
 }
 
-async fn lock_root(root: &Path) -> Result<File, StartError> {
+/// The lock of a root, released when dropped and, by the system, when the process is killed.
+#[derive(Debug)]
+struct RootLock(File);
+
+impl Drop for RootLock {
+    fn drop(&mut self) {
+        // Closing the file alone is too late while a child that was just forked still has a copy of it.
+        let _ = self.0.unlock();
+    }
+}
+
+async fn lock_root(root: &Path) -> Result<RootLock, StartError> {
     let path = root.join("lock");
     let file = File::options()
         .create(true)
@@ -228,22 +238,23 @@ async fn lock_root(root: &Path) -> Result<File, StartError> {
         .open(&path)
         .with_context(|| format!("opening {}", path.display()))
         .map_err(StartError::State)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::Error(error)) => {
-            Err(StartError::State(anyhow::Error::new(error).context(format!("locking {}", path.display()))))
-        }
-        Err(TryLockError::WouldBlock) => {
-            // The other process may have the lock and not yet its port.
-            for _ in 0..10 {
-                if let Some(Running { endpoint_url, pid }) = running(root).await {
-                    return Err(StartError::AlreadyRunning { endpoint_url, pid });
-                }
-                tokio::time::sleep(Duration::from_millis(50)).await;
+    // The other process may have the lock and not yet its port, or be about to end.
+    for _ in 0..10 {
+        match file.try_lock() {
+            Ok(()) => return Ok(RootLock(file)),
+            Err(TryLockError::Error(error)) => {
+                return Err(StartError::State(
+                    anyhow::Error::new(error).context(format!("locking {}", path.display())),
+                ));
             }
-            Err(StartError::AlreadyRunning { endpoint_url: String::new(), pid: 0 })
+            Err(TryLockError::WouldBlock) => {}
         }
+        if let Some(Running { endpoint_url, pid }) = running(root).await {
+            return Err(StartError::AlreadyRunning { endpoint_url, pid });
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    Err(StartError::AlreadyRunning { endpoint_url: String::new(), pid: 0 })
 }
 
 fn identity(root: &Path) -> anyhow::Result<Identity> {
