@@ -38,7 +38,7 @@ TOLERANCE = 1e-9
 SINGLE_TOLERANCE = 1e-5
 
 
-def data(classes=2, count=600):
+def data(classes=2, count=max(600, ROWS)):
     random = np.random.default_rng(classes)
     values = random.normal(size=(count, 5))
     score = values[:, 0] + values[:, 1] * values[:, 2] + random.normal(size=count)
