@@ -47,6 +47,14 @@ def test_text_says_the_same(clone, tmp_path):
     assert "environment `local` lacks: Python packages" in ended.err
 
 
+def test_a_reader_that_leaves_ends_nothing(clone, tmp_path):
+    process = clone.start("doctor", RUSTSEC_ADVISORY_DB=str(tmp_path))
+    process.stdout.close()
+    errors = process.stderr.read()
+    assert process.wait(timeout=60) == 1 and "panicked" not in errors
+    assert errors.endswith("lacks: Python packages\n"), errors
+
+
 def test_what_is_not_there_is_missing(doctor, clone, tmp_path):
     findings = doctor(PYTHON="/nonexistent/python3", RUSTSEC_ADVISORY_DB=str(tmp_path),
                       CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_LINKER="no-such-linker")

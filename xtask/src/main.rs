@@ -4,6 +4,10 @@
 //! command a module of its own. Exit codes: 0 done, 1 something broke, 2 usage, 3 denied by policy (or stale, with
 //! `--fail`), 4 nothing was checked, 5 an approval is missing or has expired.
 
+// First, so that its macros hold in all modules.
+#[macro_use]
+mod printing;
+
 mod account;
 mod advisories;
 mod approval;

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use crate::context::Context;
 use crate::records::{self, Stage};
 use crate::stages::deploy::{self, alias};
+use crate::stages::test;
 use crate::{approval, decisions, evidence, terminal};
 
 /// Prints the state of the newest (or named) run and of the function.
@@ -64,7 +65,7 @@ pub fn run(context: &Context) -> Result<()> {
         None => println!("there is no run yet: `cargo xtask pipeline`"),
         Some(run) => println!("{}", terminal::bold(&format!("run {run}"))),
     }
-    for (name, state) in &stages {
+    for (name, state) in Stage::ALL.iter().filter_map(|stage| Some((stage.name(), stages.get(stage.name())?))) {
         let text = |key: &str| state[key].as_str().unwrap_or_default().to_string();
         println!("  {name:<8} {:<9} {}", text("state"), text("result"));
     }
@@ -110,9 +111,9 @@ fn result(stage: Stage, content: &Value) -> String {
             text(&content["summary"]["issuesCount"])
         ),
         Stage::Test => format!(
-            "accuracy {}, equal opportunity difference {} points",
+            "accuracy {}, equal opportunity difference {}",
             text(&content["metrics"]["accuracy"]),
-            text(&content["metrics"]["fairnessScoreEqualOpportunity"])
+            test::points(&content["metrics"])
         ),
         Stage::Gate => text(&content["verdict"]),
         Stage::Deploy => match content["failure"].as_str() {

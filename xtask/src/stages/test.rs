@@ -235,21 +235,27 @@ fn shared_variables(text: &str) -> (BTreeMap<String, String>, Vec<String>) {
     (known, unknown)
 }
 
+/// The equal opportunity difference of metrics, for people.
+pub fn points(metrics: &Value) -> String {
+    let points = metrics["fairnessScoreEqualOpportunity"].as_f64();
+    points.map_or("unknown".to_string(), |points| format!("{points:.2} points"))
+}
+
 fn say(record: &Record<Content>) {
     let Content { cases, notebook, metrics, behaviour, report_url, .. } = &record.content;
     note(&format!(
         "notebook: {} cases, {} passed, {} failed, {} skipped, in the {}",
         cases.total, cases.passed, cases.failed, cases.skipped, notebook.kind
     ));
-    let points = metrics["fairnessScoreEqualOpportunity"].as_f64();
     note(&format!(
         "accuracy {}, equal opportunity difference {} on {} rows",
         metrics["accuracy"],
-        points.map_or("unknown".to_string(), |points| format!("{points:.2} points")),
+        points(metrics),
         metrics["rows"]
     ));
-    if let Some(points) = metrics["baselines"]["aware"]["fairnessScoreEqualOpportunity"].as_f64() {
-        note(&format!("the baseline that sees the sensitive attributes, which does not ship: {points:.2} points"));
+    let aware = &metrics["baselines"]["aware"];
+    if !aware.is_null() {
+        note(&format!("the baseline that sees the sensitive attributes, which does not ship: {}", points(aware)));
     }
     note(&format!(
         "Python and Rust: {} different classes, {} different probabilities in {} rows",
@@ -278,11 +284,11 @@ fn set_outputs(context: &Context, record: &Record<Content>) -> Result<()> {
     github::output("report_url", &record.content.report_url)?;
     let content = &record.content;
     github::summary(&format!(
-        "### Test\n\n| | |\n|---|---|\n| model | `{}` |\n| accuracy | {} |\n| equal opportunity difference (points) | {} |\n\
+        "### Test\n\n| | |\n|---|---|\n| model | `{}` |\n| accuracy | {} |\n| equal opportunity difference | {} |\n\
          | test cases | {} passed, {} failed, {} skipped, in the {} |\n| report | {} |",
         content.model,
         content.metrics["accuracy"],
-        content.metrics["fairnessScoreEqualOpportunity"],
+        points(&content.metrics),
         content.cases.passed,
         content.cases.failed,
         content.cases.skipped,
