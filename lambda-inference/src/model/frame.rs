@@ -101,7 +101,7 @@ fn checksum(bytes: &[u8]) -> u32 {
     if bytes.len() > LOOKED_UP {
         return crc32fast::hash(bytes);
     }
-    !bytes.iter().fold(!0, |rest: u32, byte| REMAINDERS[usize::from(rest as u8 ^ byte)] ^ rest >> 8)
+    !bytes.iter().fold(!0, |rest: u32, byte| REMAINDERS[usize::from(rest as u8 ^ byte)] ^ (rest >> 8))
 }
 
 /// What each byte leaves of a division by CRC-32's polynomial, lowest bit first.
@@ -112,7 +112,7 @@ const REMAINDERS: [u32; 256] = {
         let mut rest = byte as u32;
         let mut bit = 0;
         while bit < 8 {
-            rest = if rest & 1 == 1 { 0xEDB8_8320 ^ rest >> 1 } else { rest >> 1 };
+            rest = if rest & 1 == 1 { 0xEDB8_8320 ^ (rest >> 1) } else { rest >> 1 };
             bit += 1;
         }
         remainders[byte] = rest;
@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn both_ways_to_a_checksum_are_the_same() {
         assert_eq!(checksum(b"123456789"), 0xCBF4_3926);
-        let bytes: Vec<u8> = (0..LOOKED_UP as u32 + 2).map(|index| (index * index >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..LOOKED_UP as u32 + 2).map(|index| ((index * index) >> 3) as u8).collect();
         for length in (0..300).chain(LOOKED_UP - 1..=bytes.len()) {
             assert_eq!(checksum(&bytes[..length]), crc32fast::hash(&bytes[..length]), "{length} bytes");
         }
