@@ -11,8 +11,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
+import requests
+
 ROOT = Path(__file__).resolve().parent.parent
 CLONES = ROOT / "target" / "tests"
+APPROVED = {"Num_Children": 2, "Income": 500000, "Own_Car": 1, "Own_Housing": 1}
+DENIED = {"Num_Children": 2, "Income": 50000, "Own_Car": 1, "Own_Housing": 0}
+STAGES = ["build", "scan", "test", "gate", "deploy", "monitor"]
+GATE_LIMIT = "minimum_accuracy := 0.9"
+STRICT_LIMIT = "minimum_accuracy := 0.95"
+PARAMETER = "MAX_DEPTH = 3"
 
 
 def xtask_program() -> Path:
@@ -183,3 +191,14 @@ def wait_for(condition, timeout_s: float = 60) -> None:
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.02)
+
+
+def answer_of(url: str, event: object) -> tuple[int, dict]:
+    body = event if isinstance(event, (str, bytes)) else json.dumps(event)
+    response = requests.post(url, data=body, headers={"content-type": "application/json"}, timeout=10)
+    return response.status_code, response.json()
+
+
+def live_model(clone: Clone) -> str:
+    with Served(clone) as urls:
+        return answer_of(urls["function_url"], APPROVED)[1]["model"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cloud_support import Cloud, end, free_port, skopeo_in
-from pipeline_clone import Clone, Served
+from pipeline_clone import APPROVED, Clone, Served
 from registry_support import PASSWORD, PUSHED, USER, Podman, Registry, RuntimeApi, can_be_root, cloud_with_registry
 
 JUDGES = ("docker-registry", "skopeo", "umoci", "podman", "runc")
@@ -19,7 +19,6 @@ ABSENT = [judge for judge in JUDGES if shutil.which(judge) is None] + ([] if can
 NOT_RUN = f"not run: there is no {', no '.join(ABSENT)}"
 REPOSITORY = "ccapproval-deploy"
 LOGIN = f"{USER}:{PASSWORD}"
-APPROVED = {"Num_Children": 2, "Income": 500000, "Own_Car": 1, "Own_Housing": 1}
 # What Lambda sets; the address comes with each run.
 LAMBDA = {
     "AWS_LAMBDA_FUNCTION_NAME": "judged",

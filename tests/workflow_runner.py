@@ -109,7 +109,7 @@ class Runner:
         self.artifacts = folder / "artifacts"
         self.origin = Clone("origin")
         self.origin.git("remote", "add", "origin", f"https://github.com/{REPOSITORY}.git")
-        # The folder that test_pipeline.py builds in: the predictor is not compiled cold once more.
+        # The folder that test_pipeline.py and its likes build in: the predictor is not compiled cold once more.
         self.workspace = self.origin.path.with_name("clone")
         Clone.newest[self.workspace] = self
         self.github = github

@@ -1,0 +1,222 @@
+"""The first environment: rollout, what stops it, and the way back."""
+
+import hashlib
+import json
+import shutil
+import signal
+
+import pytest
+import requests
+from world import BUCKET, PREPROD, moving
+
+from pipeline_clone import Clone, wait_for
+
+ERRORS = """<GetMetricStatisticsResponse><GetMetricStatisticsResult><Datapoints><member><Sum>{sum}</Sum>
+<SampleCount>20</SampleCount></member></Datapoints></GetMetricStatisticsResult></GetMetricStatisticsResponse>"""
+
+
+def test_first_version_of_all_goes_straight(world):
+    deployed = world.record("a")
+    assert (deployed["version"], deployed["rollout"], deployed["failure"]) == ("1", [], None)
+    assert world.alias()["version"] == "1" and world.alias()["description"].startswith("run a; deployer ")
+    assert requests.get(deployed["report_url"], timeout=10).status_code == 200
+    assert (world.folder("a") / "artifact.txt").read_text().strip() == deployed["report_url"]
+
+
+def test_evidence_is_kept_in_the_bucket_and_not_published(world):
+    bundle = world.kept("a", "bundle.json")
+    assert bundle == (world.folder("a") / "bundle.json").read_bytes()
+    deployment = json.loads(world.kept("a", "deployment.json"))
+    digest = hashlib.sha256(bundle).hexdigest()
+    assert deployment["subject"] == json.loads(bundle)["subject"]
+    assert deployment["predicate"]["evidence"] == f"sha256:{digest}"
+    record = hashlib.sha256((world.folder("a") / "deploy.json").read_bytes()).hexdigest()
+    assert (deployment["predicate"]["record"], deployment["predicate"]["version"]) == (f"sha256:{record}", "1")
+    assert world.record("a")["approval"] is None
+    listed = world.cloud.client("s3").list_objects_v2(Bucket=BUCKET, Prefix="evidence/")["Contents"]
+    assert [entry["Key"] for entry in listed] == ["evidence/a/bundle.json", "evidence/a/deployment.json"]
+    address = world.record("a")["report_url"].split("/harness/")[0]
+    assert requests.get(f"{address}/evidence/a/bundle.json", timeout=10).status_code == 403
+
+
+def test_plan_has_the_shape_of_the_result_and_changes_nothing(world):
+    before = world.alias()
+    planned = json.loads(world.deploy("b", "--dry-run", "--json").out)
+    assert set(planned) == set(world.record("a")) and planned["dry_run"] is True
+    assert planned["previous_version"] == "1" and [step["percent"] for step in planned["rollout"]] == [10, 50]
+    assert "would move traffic: 10 %, 50 %" in world.deploy("b", "--dry-run").out
+    assert world.alias() == before and not (world.folder("b") / "deploy.json").exists()
+
+
+def test_production_takes_only_what_preprod_deployed(world):
+    world.xtask("gate", "--env", "production", "--run", "b")
+    refused = world.deploy("b", environment="production", expect=1)
+    assert "takes over only what `preprod` deployed" in refused.err and "cargo xtask deploy --env preprod" in refused.err
+
+
+def test_version_that_fails_its_smoke_test_gets_no_traffic(world):
+    before = world.alias()
+    with world.clone.edited("pipeline.toml", "prediction = 1", "prediction = 0"):
+        failed = world.deploy("b", expect=1)
+    assert "failed smoke test `testmodel`" in failed.err and "version 1 keeps answering" in failed.err
+    assert world.alias() == before and world.proxy.count("PUT aliases") == 0
+    record = world.record("b")
+    assert "failed smoke test" in record["failure"] and record["version"] == "1"
+
+
+@pytest.mark.parametrize("metric, total, reason", [
+    ("Errors", "3", "3 of 20 invocations failed"),
+    ("Duration", "200000", "10000.0 ms on average"),
+    ("Errors", "NaN", "understand the Errors"),
+])
+def test_unhealthy_version_goes_back_with_one_call(world, metric, total, reason):
+    before = world.alias()
+    seen = []
+
+    def instead(call):
+        if call.startswith("metric"):
+            seen.append(world.alias())
+            answer = {metric: total, "Invocations": "20"}.get(call.split()[1], "0")
+            return 200, ERRORS.format(sum=answer).encode()
+
+    world.proxy.before = instead
+    failed = world.deploy("b", expect=1)
+    assert reason in failed.err
+    assert seen[0]["weights"] == {"2": 0.1} and "moving to 2 until" in seen[0]["description"]
+    assert world.alias() == before
+    # One step forward, one call back.
+    assert world.proxy.count("PUT aliases") == 2
+    assert reason in world.record("b")["failure"]
+
+
+def test_metrics_that_cannot_be_had_are_not_healthy(world):
+    before = world.alias()
+    world.proxy.before = lambda call: (403, b"<Error><Code>AccessDenied</Code></Error>") if "metric" in call else None
+    assert "AccessDenied" in world.deploy("b", expect=1).err
+    assert world.alias() == before
+
+
+def test_preprod_that_failed_is_not_promoted(world):
+    assert "`preprod` could not deploy this run" in world.deploy("b", environment="production", expect=1).err
+
+
+def test_interrupted_rollout_goes_back(world):
+    before = world.alias()
+    process = world.start("deploy", "--env", "preprod", "--run", "b")
+    wait_for(lambda: moving(world))
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode in (1, 130) and "interrupted while version 2" in err, err
+    assert world.alias() == before
+    assert "interrupted" in world.record("b")["failure"]
+
+
+def test_another_rollout_in_progress_is_named_and_left_alone(world):
+    original = world.alias()["description"]
+    other = "run 4711-1; deployer 0123456789ab; moving to 2 until 2999-01-01T00:00:00Z; before 1"
+    weighted = {"AdditionalVersionWeights": {"2": 0.3}}
+    world.functions.update_alias(FunctionName=PREPROD, Name="live", Description=other, RoutingConfig=weighted)
+    before = world.alias()
+    refused = world.deploy("b", expect=1)
+    assert "run 4711-1 is moving traffic from version 1 to 2" in refused.err and "nothing was changed" in refused.err
+    assert world.alias() == before and world.proxy.count("PUT code") == 0
+    assert "run 4711-1 is moving traffic" in world.deploy("b", "--dry-run").out
+
+    # Rollback ends it; nobody else has to wait for the year 2999.
+    world.xtask("rollback", "--env", "preprod")
+    assert world.alias()["version"] == "1" and not moving(world)
+    world.functions.update_alias(FunctionName=PREPROD, Name="live", Description=original)
+
+
+def test_killed_rollout_is_put_right_by_the_next_deploy(world):
+    process = world.start("deploy", "--env", "preprod", "--run", "b")
+    wait_for(lambda: moving(world))
+    process.kill()
+    process.communicate(timeout=60)
+    assert moving(world) and not (world.folder("b") / "deploy.json").exists()
+    live = world.status("b")["live"]
+    assert (live["version"], live["moving"]) == ("1", {"version": "2", "weight": 0.1})
+
+    # Every reply that matters is lost once, after the cloud did what it was asked.
+    lost = set()
+
+    def lose(call, status, body):
+        if call in ("PUT aliases", "PUT code", "POST versions") and call not in lost:
+            lost.add(call)
+            return None
+        return status, body
+
+    world.proxy.after = lose
+    world.deploy("b")
+    assert lost == {"PUT aliases", "POST versions"}, "the function had the image already"
+    assert world.alias()["version"] == "2" and not moving(world)
+    assert "before 1" in world.alias()["description"]
+    assert not (world.clone.path / "target/pipeline/deployer-preprod").exists()
+    record = world.record("b")
+    assert (record["version"], record["previous_version"], record["failure"]) == ("2", "1", None)
+    assert any("earlier rollout had left 10 % on version 2" in decision for decision in record["decisions"])
+    assert [step["percent"] for step in record["rollout"]] == [10, 50]
+    assert "skipped" in world.deploy("b").err
+
+
+def test_rollback_and_back_again(world):
+    planned = json.loads(world.xtask("rollback", "--env", "preprod", "--dry-run", "--json").out)
+    assert (planned["from"], planned["version"], planned["dry_run"]) == ("2", "1", True)
+    assert world.alias()["version"] == "2"
+    world.proxy.calls.clear()
+    world.xtask("rollback", "--env", "preprod")
+    assert world.proxy.count("PUT aliases") == 1
+    assert world.alias()["version"] == "1" and "rolled back 2 of b" in world.alias()["description"]
+    rolled_back = world.record("b", name="rollback")
+    assert rolled_back["from_run"] == "b" and rolled_back["model"] == world.record("a")["model"]
+    status = world.status("b")["live"]
+    assert status["rolled_back"] == {"version": "2", "run": "b"}
+    page = requests.get(world.record("a")["web_url"].replace("index.html", "config.json"), timeout=10).json()
+    assert page["model"] == world.record("a")["model"]
+    assert world.record("a")["model"] in requests.get(world.record("a")["report_url"], timeout=10).text
+
+    refused = world.deploy("b", expect=3)
+    assert "run b was rolled back" in refused.err and "--again" in refused.err
+    # Also where no file tells of it.
+    (world.folder("b") / "rollback.json").rename(world.folder("b") / "kept")
+    assert "run b was rolled back" in world.deploy("b", expect=3).err
+    (world.folder("b") / "kept").rename(world.folder("b") / "rollback.json")
+    assert "was rolled back from this run" in world.deploy("b", environment="production", expect=1).err
+
+    assert "does not remember" in world.xtask("rollback", "--env", "preprod", expect=1).err
+    assert "has no version 9" in world.xtask("rollback", "--env", "preprod", "--to", "9", expect=1).err
+    assert "has all traffic already" in world.xtask("rollback", "--env", "preprod", "--to", "1", expect=1).err
+
+    world.deploy("b", "--again")
+    assert world.alias()["version"] == "2" and not (world.folder("b") / "rollback.json").exists()
+
+
+def test_rollback_needs_the_image(world):
+    image = world.record("a")["image"]
+    details = {"repositoryName": "ccapproval-deploy", "imageIds": [{"imageDigest": image}]}
+    ecr = world.cloud.client("ecr")
+    manifest = ecr.batch_get_image(**details)["images"][0]
+    ecr.batch_delete_image(**details)
+    assert "no longer has image" in world.xtask("rollback", "--env", "preprod", expect=1).err
+    assert world.alias()["version"] == "2"
+    ecr.put_image(repositoryName="ccapproval-deploy", imageManifest=manifest["imageManifest"], imageTag="a",
+                  imageManifestMediaType=manifest["imageManifestMediaType"])
+
+
+def test_two_deployers_one_wins_and_the_other_says_who(world):
+    world.xtask("rollback", "--env", "preprod")
+    other = Clone("second clone", of=world.clone)
+    # What is not committed belongs to the deployers' sources, too.
+    for name in ("pipeline.toml", "model/credit_card_approval.ipynb"):
+        shutil.copy2(world.clone.path / name, other.path / name)
+    shutil.copytree(world.clone.path / "target/pipeline", other.path / "target/pipeline", symlinks=True)
+    command = ("deploy", "--env", "preprod", "--run", "b", "--again")
+    processes = [clone.start(*command, **world.variables) for clone in (world.clone, other)]
+    ends = [process.communicate(timeout=120)[1] for process in processes]
+    codes = [process.returncode for process in processes]
+    assert sorted(codes) == [0, 1], ends
+    loser = ends[codes.index(1)]
+    assert "run b" in loser and ("another deployer" in loser or "is moving traffic" in loser), loser
+    assert world.alias()["version"] == "2" and not moving(world)
+    if codes[0] == 1:
+        world.deploy("b", "--again")
