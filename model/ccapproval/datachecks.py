@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pandera.pandas as pa
+from pandera.config import ValidationDepth, config_context
+from pandera.errors import SchemaErrors
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -16,7 +19,7 @@ from sklearn.tree import DecisionTreeClassifier
 from ccapproval.curves import Scores, auc
 from ccapproval.examination import FAIL, INSUFFICIENT, PASS
 from ccapproval.intervals import percentile
-from ccapproval.model_file import Model
+from ccapproval.model_file import Feature, Model
 from ccapproval.settings import Behaviour, Check
 
 EXAMPLES = 3
@@ -167,26 +170,61 @@ def data(
     ]
 
 
+def kept(feature: Feature) -> Callable[[pd.Series], pd.Series]:
+    """Says of each value whether it has the type of a feature and lies in its range."""
+
+    def holds(column: pd.Series) -> pd.Series:
+        values = pd.to_numeric(column, errors="coerce")
+        inside = values.between(feature.minimum, feature.maximum)
+        if feature.type in ("integer", "flag"):
+            inside &= values == np.floor(values)
+        return inside
+
+    return holds
+
+
+def feature_schema(model: Model) -> pa.DataFrameSchema:
+    """What rows of features must be; a missing value is nobody's fault here."""
+
+    def column(feature: Feature) -> pa.Column:
+        # One check for a column, so that each wrong value counts once.
+        check = pa.Check(kept(feature), name="type and range", n_failure_cases=EXAMPLES)
+        return pa.Column(checks=[] if feature.type == "text" else [check], nullable=True)
+
+    return pa.DataFrameSchema({feature.name: column(feature) for feature in model.features})
+
+
+def in_json(value: Any) -> Any:
+    """A value as a record can hold it: JSON has no infinite numbers."""
+    return str(value) if value in (np.inf, -np.inf) else value
+
+
+def wrong_values(rows: pd.DataFrame, schema: pa.DataFrameSchema) -> tuple[int, list[Any]]:
+    """How many values a schema of `feature_schema` refuses, and the first of each feature."""
+    # Variables of the environment can switch pandera off; a check that was not made is no pass.
+    with config_context(validation_enabled=True, validation_depth=ValidationDepth.SCHEMA_AND_DATA):
+        try:
+            schema.validate(rows, lazy=True)
+        except SchemaErrors as errors:
+            found = errors.schema_errors
+            count = sum(int((~error.check_output).sum()) for error in found)
+            examples = [
+                {"feature": error.schema.name, "value": in_json(value)}
+                for error in found
+                for value in error.failure_cases["failure_case"].tolist()
+            ]
+            return count, examples
+    return 0, []
+
+
 def schema(train: pd.DataFrame, test: pd.DataFrame, model: Model) -> Check:
     """Every value of a feature has the type and lies in the range that requests must keep."""
-    outside, examples, n = 0, [], 0
-    for rows in (train, test):
-        for feature in model.features:
-            column = rows[feature.name]
-            n += len(column)
-            present = column.dropna()
-            wrong = pd.Series(False, index=present.index)
-            if feature.type != "text":
-                values = pd.to_numeric(present, errors="coerce")
-                wrong = values.isna()
-                wrong |= (values < feature.minimum) | (values > feature.maximum)
-                if feature.type in ("integer", "flag"):
-                    wrong |= values != np.floor(values)
-            outside += int(wrong.sum())
-            shown = present[wrong][:EXAMPLES].tolist()
-            examples += [{"feature": feature.name, "value": value} for value in shown]
+    made = feature_schema(model)
+    (outside, examples), (more, others) = (wrong_values(rows, made) for rows in (train, test))
+    outside, n = outside + more, (len(train) + len(test)) * len(model.features)
     reason = f"{outside} of {n} values are not of the type or in the range of schema.json"
-    return Check("data", "schema", status(not outside), n, outside, reason, examples[:EXAMPLES])
+    shown = [*examples, *others][:EXAMPLES]
+    return Check("data", "schema", status(not outside), n, outside, reason, shown)
 
 
 def balance(

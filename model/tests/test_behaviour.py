@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import SMALL_CELLS, write_predictions
+from pandera.config import ValidationDepth, config_context
 
 from ccapproval import behaviour, datachecks, train
 from ccapproval.common import InputError
@@ -227,6 +228,8 @@ def judged(column, **feature):
         (["1", "x", None, "3"], {"type": "number"}, ["x"]),
         (["y", "0.5", "7"], {"type": "integer", "minimum": 0, "maximum": 1}, ["y", "0.5", "7"]),
         (["x", None, "3"], {"type": "text"}, []),
+        ([None, None], {"type": "flag"}, []),
+        ([float("inf"), 5], {"type": "integer", "maximum": 10}, ["inf"]),
     ],
 )
 def test_values_of_another_type_or_out_of_range_are_found_once(column, feature, wrong):
@@ -245,3 +248,15 @@ def test_wrong_values_of_training_and_test_add_up():
     assert check.examples == [
         {"feature": "f", "value": 2}, {"feature": "g", "value": 0.5}, {"feature": "f", "value": 2}
     ]  # fmt: skip
+
+
+def test_many_wrong_values_are_counted_and_few_are_shown():
+    check = judged([*range(1000)], type="number", maximum=9)
+    assert (check.violations, len(check.examples)) == (990, datachecks.EXAMPLES)
+
+
+def test_nobody_switches_the_schema_off():
+    # As the variables PANDERA_VALIDATION_ENABLED and PANDERA_VALIDATION_DEPTH do.
+    for off in ({"validation_enabled": False}, {"validation_depth": ValidationDepth.SCHEMA_ONLY}):
+        with config_context(**off):
+            assert judged([11], maximum=10).status == FAIL
