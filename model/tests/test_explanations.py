@@ -32,13 +32,15 @@ from ccapproval.program import COVER_TOLERANCE
 FULL = os.environ.get("EXPLAIN") == "full"
 # Trees of a model, and rows that are explained.
 TREES, ROWS = (100, 1000) if FULL else (10, 60)
+# Rows that a model learns from; the explained ones are among them.
+COUNT = max(600, ROWS)
 # Of contributions whose size is about 1; both sides add up doubles.
 TOLERANCE = 1e-9
 # Of what xgboost computes itself: it adds up floats of single precision.
 SINGLE_TOLERANCE = 1e-5
 
 
-def data(classes=2, count=max(600, ROWS)):
+def data(classes=2, count=COUNT):
     random = np.random.default_rng(classes)
     values = random.normal(size=(count, 5))
     score = values[:, 0] + values[:, 1] * values[:, 2] + random.normal(size=count)
