@@ -12,6 +12,7 @@ mod gate;
 mod image;
 mod runtime_api;
 mod score;
+mod test;
 
 use std::path::Path;
 
@@ -25,7 +26,7 @@ use crate::terminal;
 type Benchmark = fn(&Path, &Options) -> Result<Measured>;
 
 /// Every benchmark, by the name that the command line takes.
-const BENCHMARKS: [(&str, Benchmark); 7] = [
+const BENCHMARKS: [(&str, Benchmark); 8] = [
     ("cold", |root, _| cold::measure(root).map(Measured::from)),
     ("explain", explain::measure),
     ("fairness", |root, _| fairness::measure(root)),
@@ -33,6 +34,7 @@ const BENCHMARKS: [(&str, Benchmark); 7] = [
     ("gate", gate::measure),
     ("image", |root, _| image::measure(root).map(Measured::from)),
     ("score", score::measure),
+    ("test", |root, _| test::measure(root)),
 ];
 
 /// Options of `bench`.

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -81,8 +81,21 @@ pub fn run(context: &Context) -> Result<Record<Content>> {
     let model = model_of_image(context, &work, &build)?;
     let python = tools::python_environment(&context.root, &context.config.model.directory)?;
     let (cases, place) = notebook::run_tests(context, &work, &python, &build.content.training_image)?;
-    let (metrics, behaviour) = measure(context, &work, &python, &model, &build.content.model.digest)?;
-    let page = draw_report(context, &work, &python)?;
+    let programs = build::compile(&context.root, &context.config.inference, &work.log("compile"))?;
+    let measuring = Measuring {
+        root: &context.root,
+        config: &context.config.model,
+        python: &python,
+        score: &programs.score,
+        folder: &work.folder,
+        model: &model,
+        log: &|name| work.log(name),
+    };
+    measuring.run()?;
+    let digest = &build.content.model.digest;
+    let metrics = read_of_model(&work, "metrics.json", digest)?;
+    let behaviour = read_of_model(&work, "behaviour.json", digest)?;
+    let page = draw_report(context, &work, &measuring)?;
     let report_url = upload_report(context, &work, &page)?;
     let content = Content {
         model: build.content.model.digest.clone(),
@@ -104,7 +117,7 @@ pub fn run(context: &Context) -> Result<Record<Content>> {
 }
 
 /// Takes the model out of the image in the registry and checks that it is the one that build.json names.
-fn model_of_image(context: &Context, work: &Work, build: &Record<build::Content>) -> Result<std::path::PathBuf> {
+fn model_of_image(context: &Context, work: &Work, build: &Record<build::Content>) -> Result<PathBuf> {
     let image = &build.content.image;
     let cloud = context.cloud()?;
     let file = |path| context.block_on(scan::file_of(cloud, &image.repository, &image.digest, 1, path));
@@ -126,39 +139,62 @@ fn model_of_image(context: &Context, work: &Work, build: &Record<build::Content>
     Ok(path)
 }
 
-/// Scores the test split with the Rust program and the model of the image, and has Python judge the predictions and try how the
-/// two behave.
-fn measure(
-    context: &Context,
-    work: &Work,
-    python: &tools::Environment,
-    model: &Path,
-    digest: &str,
-) -> Result<(Value, Value)> {
-    let programs = build::compile(&context.root, &context.config.inference, &work.log("compile"))?;
-    Program::new("score the test split", &programs.score, &work.folder)
-        .arg("--model")
-        .arg(model)
-        .args(["--input", "test_split.csv", "--output", "predictions.csv"])
-        .run(&work.log("score"))?;
-    let module = |what: &str, name: &str| {
-        python
-            .module(what, &format!("{}.{name}", context.config.model.package), &work.folder)
-            .arg("--run")
-            .arg(&work.folder)
-            .arg("--predictions")
-            .arg(work.folder.join("predictions.csv"))
+/// Measures the model of a run's folder, which has the files that the training left.
+pub struct Measuring<'a> {
+    pub root: &'a Path,
+    pub config: &'a config::Model,
+    pub python: &'a tools::Environment,
+    /// The batch scorer.
+    pub score: &'a Path,
+    pub folder: &'a Path,
+    /// The model file that ships.
+    pub model: &'a Path,
+    /// Where a step's log is kept, by the step's name.
+    pub log: &'a dyn Fn(&str) -> PathBuf,
+}
+
+impl Measuring<'_> {
+    /// Scores the test split with the Rust program and the model file, and has Python judge the predictions and try how the two
+    /// behave.
+    pub fn run(&self) -> Result<()> {
+        Program::new("score the test split", self.score, self.folder)
+            .arg("--model")
+            .arg(self.model)
+            .args(["--input", "test_split.csv", "--output", "predictions.csv"])
+            .run(&(self.log)("score"))?;
+        let module = |what: &str, name: &str| {
+            self.module(what, name)
+                .arg("--predictions")
+                .arg(self.folder.join("predictions.csv"))
+                .arg("--out")
+                .arg(self.folder)
+                .arg("--settings")
+                .arg(self.root.join(config::FILE))
+                .quiet()
+        };
+        let metrics = module("measure the model", "metrics");
+        let behaviour = module("try how the model behaves", "behaviour")
+            .arg("--score")
+            .arg(self.score)
+            .arg("--model")
+            .arg(self.model);
+        side_by_side((metrics, &(self.log)("metrics")), (behaviour, &(self.log)("behaviour")))
+    }
+
+    /// Draws the report of what was measured.
+    pub fn drawing(&self) -> Program {
+        self.module("draw the report", "report")
+            .arg("--card")
+            .arg(self.root.join(&self.config.directory).join(CARD))
             .arg("--out")
-            .arg(&work.folder)
-            .arg("--settings")
-            .arg(context.root.join(config::FILE))
-            .quiet()
-    };
-    let metrics = module("measure the model", "metrics");
-    let behaviour =
-        module("try how the model behaves", "behaviour").arg("--score").arg(&programs.score).arg("--model").arg(model);
-    side_by_side((metrics, &work.log("metrics")), (behaviour, &work.log("behaviour")))?;
-    Ok((read_of_model(work, "metrics.json", digest)?, read_of_model(work, "behaviour.json", digest)?))
+            .arg(self.folder.join(report::FILE))
+    }
+
+    /// A module of the model's package, told which run it works on.
+    fn module(&self, what: &str, name: &str) -> Program {
+        let name = format!("{}.{name}", self.config.package);
+        self.python.module(what, &name, self.folder).arg("--run").arg(self.folder)
+    }
 }
 
 /// Runs two programs that do not need each other at the same time, each with its log. The first one's error counts before the
@@ -185,17 +221,9 @@ fn read_of_model(work: &Work, name: &str, digest: &str) -> Result<Value> {
 }
 
 /// Draws the report of what was measured, beside what is live where something is.
-fn draw_report(context: &Context, work: &Work, python: &tools::Environment) -> Result<String> {
-    let model = &context.config.model;
+fn draw_report(context: &Context, work: &Work, measuring: &Measuring) -> Result<String> {
     let path = work.folder.join(report::FILE);
-    let mut drawing = python
-        .module("draw the report", &format!("{}.report", model.package), &work.folder)
-        .arg("--run")
-        .arg(&work.folder)
-        .arg("--card")
-        .arg(context.root.join(&model.directory).join(CARD))
-        .arg("--out")
-        .arg(&path);
+    let mut drawing = measuring.drawing();
     match context.block_on(deploy::live_description(context.cloud()?, &context.environment)) {
         Ok(Some(live)) => {
             let file = work.folder.join("live.json");
