@@ -102,15 +102,13 @@ class Examination:
         self.settings = settings
         self.random = np.random.default_rng(settings.seed)
 
-    def part(
-        self, counts: np.ndarray, weights: np.ndarray, scores: Scores | None
-    ) -> dict[str, Any]:
+    def part(self, counts: np.ndarray, weights: np.ndarray, scores: Scores) -> dict[str, Any]:
         """Rates of some rows with their evidence.
 
         Args:
             counts: of the outcomes, shape (4,).
             weights: draws of them, shape (4, draws).
-            scores: of the same rows; None where there are no probabilities.
+            scores: of the same rows.
 
         Returns:
             What `rates_of` gives, the figures of `curves.SCORE_FIGURES`, and `evidence` by name:
@@ -123,11 +121,10 @@ class Examination:
             name: (n, None if result[name] is None else intervals.percentile(drawn, result[name]))
             for name, (drawn, n) in found.items()
         }
-        if scores is not None:
-            values, ranges, more = score_figures(scores, self.settings.draws, self.random)
-            result |= values
-            reasons |= more
-            known |= {name: (result["n"], ranges.get(name)) for name in values}
+        values, ranges, more = score_figures(scores, self.settings.draws, self.random)
+        result |= values
+        reasons |= more
+        known |= {name: (result["n"], ranges.get(name)) for name in values}
         scarce = scarcity(result, self.settings)
         result["reasons"] = reasons
         result["evidence"] = {
@@ -171,7 +168,7 @@ class Examination:
         self,
         actual: np.ndarray,
         predicted: np.ndarray,
-        chances: np.ndarray | None,
+        chances: np.ndarray,
         grouped: tuple[np.ndarray, list[str]],
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Figures of each group, and the differences between them.
@@ -179,7 +176,7 @@ class Examination:
         Args:
             actual: bool, shape (rows,).
             predicted: bool, shape (rows,).
-            chances: probabilities of the positive class, shape (rows,); None without any.
+            chances: probabilities of the positive class, shape (rows,).
             grouped: from `group_codes`.
         """
         codes, labels = grouped
@@ -187,10 +184,8 @@ class Examination:
         weights = intervals.outcome_weights(counts, self.settings.draws, self.random)
         groups = {}
         for place, label in enumerate(labels):
-            scores = None
-            if chances is not None:
-                rows = codes == place
-                scores = Scores.of(actual[rows], chances[rows])
+            rows = codes == place
+            scores = Scores.of(actual[rows], chances[rows])
             groups[label] = self.part(counts[:, place], weights[:, place], scores)
         return groups, self.fairness(groups, weights)
 
@@ -198,7 +193,7 @@ class Examination:
         self,
         actual: np.ndarray,
         predicted: np.ndarray,
-        chances: np.ndarray | None,
+        chances: np.ndarray,
         sensitive: pd.DataFrame,
     ) -> dict[str, Any]:
         """The whole examination.
@@ -206,7 +201,7 @@ class Examination:
         Args:
             actual: bool, shape (rows,), whether the row is of the positive class.
             predicted: bool, shape (rows,), whether it was predicted to be.
-            chances: probabilities of the positive class, shape (rows,); None without any.
+            chances: probabilities of the positive class, shape (rows,).
             sensitive: the sensitive attributes, shape (rows, attributes).
 
         Returns:
@@ -219,8 +214,7 @@ class Examination:
         everybody = np.zeros(len(actual), dtype=np.int64)
         counts = group_counts(actual, predicted, everybody, 1)
         weights = intervals.outcome_weights(counts, self.settings.draws, self.random)
-        scores = None if chances is None else Scores.of(actual, chances)
-        overall = self.part(counts[:, 0], weights[:, 0], scores)
+        overall = self.part(counts[:, 0], weights[:, 0], Scores.of(actual, chances))
         grouped = {name: group_codes(sensitive[name]) for name in sensitive.columns}
         groups, gaps = {}, {}
         for name, each in grouped.items():

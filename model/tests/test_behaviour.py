@@ -86,6 +86,8 @@ def test_a_model_that_denies_everybody_beats_nobody(examined):
         ({"pears": 1}, r"\[behaviour\] has no pears; known: seed, pairs"),
         ({"margins": {"forest": 1}}, r"margins has no forest; known: majority, "),
         ({"increasing": "size"}, "must be a list of names"),
+        ({"increasing": ["size", 1]}, "must be a list of names"),
+        ({"margins": {"stump": -1.5}}, "margins.stump must be a number of at least -1"),
         ({"slice_rows": 1.5}, "slice_rows must be a whole number"),
     ],
 )
@@ -176,6 +178,22 @@ def test_a_model_that_learned_by_heart_is_found():
 
 def test_without_a_table_the_defaults_hold():
     assert behaviour_settings({}) == Behaviour()
+    assert Behaviour() == Behaviour(
+        seed=0,
+        pairs=1_000_000,
+        margins={"majority": 0.0, "stump": 0.0, "logistic regression": 0.0},
+        maximum_overfit=0.02,
+        slice_rows=500,
+        slice_accuracy=0.5,
+        minimum_class_share=0.01,
+        maximum_duplicates=0.5,
+        maximum_overlap=0.5,
+        maximum_feature_auc=0.99,
+    )
+
+
+def test_a_margin_may_be_a_lead_for_the_simple_model():
+    assert behaviour_settings({"behaviour": {"margins": {"stump": -1}}}).margins == {"stump": -1}
 
 
 def test_rows_are_written_as_pandas_writes_them():

@@ -1,3 +1,5 @@
+import warnings
+
 import fairness_coverage
 import numpy as np
 import pytest
@@ -73,3 +75,42 @@ def test_three_groups_cover_too():
         np.random.default_rng(2), models=500, draws=500, shares=shares
     )
     assert found == pytest.approx(0.95, abs=3 * np.sqrt(0.95 * 0.05 / 500))
+
+
+def test_the_middle_95_percent_holds_the_estimate():
+    drawn = np.arange(1001.0)
+    assert intervals.percentile(drawn, 500.0) == pytest.approx((25.0, 975.0))
+    assert intervals.percentile(drawn, 3.0) == (3.0, 975.0)
+    assert intervals.percentile(drawn, 998.0) == pytest.approx((25.0, 998.0))
+
+
+def test_two_groups_have_the_percentiles_of_their_difference():
+    random = np.random.default_rng(3)
+    lower, upper = random.normal(0.2, 0.05, 4000), random.normal(0.5, 0.02, 4000)
+    low, high = np.quantile(upper - lower, [0.025, 0.975])
+    for rates in ([lower, upper], [upper, lower]):
+        assert intervals.gap([np.array(rates)], 0.3) == pytest.approx((low, high), abs=1e-12)
+
+
+def test_several_pairs_hold_together_as_defined():
+    random = np.random.default_rng(4)
+    # Very different spreads, and differences of both signs.
+    rates = random.normal([[0.7], [0.2], [0.4]], [[0.01], [0.05], [0.1]], (3, 2000))
+    pairs = [rates[a] - rates[b] for a, b in ((0, 1), (0, 2), (1, 2))]
+    deviations = [np.abs(pair - pair.mean()) / pair.std() for pair in pairs]
+    reach = np.quantile(np.max(deviations, axis=0), 0.95)
+    ends = [(abs(p.mean()) - reach * p.std(), abs(p.mean()) + reach * p.std()) for p in pairs]
+    expected = max(low for low, _ in ends), max(high for _, high in ends)
+    for order in ([0, 1, 2], [2, 1, 0], [1, 2, 0]):
+        assert intervals.gap([rates[order]], 0.5) == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_ratio_lies_between_the_percentiles_of_the_quotient():
+    random = np.random.default_rng(5)
+    rates = np.array([random.normal(0.4, 0.01, 4000), random.normal(0.5, 0.01, 4000)])
+    expected = np.quantile(rates[0] / rates[1], [0.025, 0.975])
+    assert intervals.ratio(rates, 0.8) == pytest.approx(expected, rel=1e-3)
+    # Without a row that is selected in one group.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert intervals.ratio(rates, 0.0)[0] == 0.0
