@@ -247,7 +247,7 @@ def judged(column, **feature):
         (["y", "0.5", "7"], {"type": "integer", "minimum": 0, "maximum": 1}, ["y", "0.5", "7"]),
         (["x", None, "3"], {"type": "text"}, []),
         ([None, None], {"type": "flag"}, []),
-        ([float("inf"), 5], {"type": "integer", "maximum": 10}, ["inf"]),
+        ([float("inf"), float("-inf"), 5], {"minimum": -10, "maximum": 10}, ["inf", "-inf"]),
     ],
 )
 def test_values_of_another_type_or_out_of_range_are_found_once(column, feature, wrong):

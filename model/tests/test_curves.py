@@ -126,3 +126,115 @@ def test_the_histogram_counts_every_row():
     drawn = curves.curves(curves.Scores.of(actual, chances))["histogram"]
     assert sum(drawn["positive"]) == actual.sum()
     assert sum(drawn["negative"]) == (~actual).sum()
+
+
+def test_scores_are_counted_by_class_and_put_into_bins_of_equal_mass():
+    actual = np.array([0, 1, 1, 0, 1, 0], bool)
+    scores = curves.Scores.of(actual, np.array([0.2, 0.2, 0.9, 0.5, 0.9, 0.9]))
+    assert scores.values.tolist() == [0.2, 0.5, 0.9]
+    assert scores.counts.tolist() == [[1, 1, 1], [1, 0, 2]]
+    # Two rows, one and three: halves of three rows each.
+    assert scores.bins(2).tolist() == [0, 0, 1]
+    assert scores.bins(3).tolist() == [0, 1, 1]
+    assert curves.bin_starts(np.array([0, 0, 1, 3, 3])).tolist() == [0, 2, 3]
+
+
+def test_calibration_gaps_are_those_of_each_bin():
+    weights = np.array([[1.0, 2.0, 1.0], [3.0, 0.0, 1.0]])
+    scores = np.array([[0.25, 0.5, 0.75]] * 2)
+    gaps = curves.calibration_gaps(weights, scores, np.array([0, 2]))
+    # Three of six are positive, the mean probability is (4 * 0.25 + 2 * 0.5) / 6.
+    assert gaps.tolist() == [(3 - 2) / 8, (1 - 1.5) / 8]
+    assert curves.calibration_gaps(np.stack([weights] * 4), scores, np.array([0])).shape == (4, 1)
+
+
+def test_bins_for_the_bootstrap_keep_means_and_the_calibration():
+    actual, chances = sample(9, rows=3000)
+    scores = curves.Scores.of(actual, chances)
+    values = scores.values
+    both, error = np.stack([values] * 2), np.stack([values**2, (1 - values) ** 2])
+    counts, means, errors, starts = curves.compressed(scores, both, error)
+    assert counts.shape == means.shape == errors.shape == (2, curves.MOST_SCORES)
+    assert counts.sum(axis=1).tolist() == [(~actual).sum(), actual.sum()]
+    assert (counts.sum(axis=0) == 3).all()
+    assert np.sum(counts * means) == pytest.approx(chances.sum())
+    assert np.sum(counts * errors) == pytest.approx(((chances - actual) ** 2).sum())
+    # A bin's mean is over the rows of the class, zero without any.
+    first, of_first = values[:3], scores.counts[:, :3]
+    for row in (0, 1):
+        held = first[of_first[row] > 0]
+        assert means[row, 0] == pytest.approx(held.mean() if len(held) else 0.0)
+    assert starts.tolist() == list(range(0, 1000, 100))
+
+
+@pytest.mark.parametrize("rows", [1000, 1001])
+def test_more_than_a_thousand_scores_are_too_many(rows, monkeypatch):
+    asked = []
+    compressed = curves.compressed
+    monkeypatch.setattr(curves, "compressed", lambda *of: asked.append(1) or compressed(*of))
+    figures(*sample(10, rows=rows), draws=10)
+    assert len(asked) == rows - 1000
+
+
+def test_the_calibration_interval_is_as_wide_as_the_errors_of_the_bins():
+    # One bin: the gap's error has the law of a share of n rows.
+    actual = np.arange(400) < 200
+    found, intervals, _ = figures(actual, np.full(400, 0.3), draws=4000)
+    assert found["calibration_error"] == pytest.approx(0.2)
+    low, high = intervals["calibration_error"]
+    reach = 1.96 * np.sqrt(0.25 / 400)
+    assert (low, high) == pytest.approx((0.2 - reach, 0.2 + reach), abs=0.006)
+
+
+def test_intervals_stay_between_zero_and_one():
+    actual = np.array([0, 0, 0, 1, 1, 1], bool)
+    _, intervals, _ = figures(actual, actual.astype(float))
+    assert intervals == {"auc": (1, 1), "brier": (0, 0), "calibration_error": (0, 0)}
+    _, intervals, _ = figures(actual, 1 - actual.astype(float))
+    assert (intervals["auc"], intervals["brier"]) == ((0, 0), (1, 1))
+    assert intervals["calibration_error"][1] == 1.0
+
+
+def test_curves_begin_with_nobody_approved_and_end_with_all():
+    actual = np.array([0, 1, 1, 0, 1], bool)
+    drawn = curves.curves(curves.Scores.of(actual, np.array([0.2, 0.2, 0.9, 0.5, 0.9])))
+    assert drawn["roc"] == {
+        "threshold": [None, 0.9, 0.5, 0.2],
+        "false_positive_rate": [0, 0, 0.5, 1],
+        "true_positive_rate": [0, 2 / 3, 2 / 3, 1],
+    }
+    assert drawn["precision_recall"] == {
+        "threshold": [0.9, 0.5, 0.2], "recall": [2 / 3, 2 / 3, 1], "precision": [1, 2 / 3, 3 / 5],
+    }  # fmt: skip
+    assert drawn["calibration"] == [
+        {"n": 2, "probability": 0.2, "positive": 0.5},
+        {"n": 1, "probability": 0.5, "positive": 0.0},
+        {"n": 2, "probability": 0.9, "positive": 1.0},
+    ]
+    histogram, sweep = drawn["histogram"], drawn["sweep"]
+    assert histogram["edges"] == pytest.approx(np.arange(21) / 20)
+    assert (sum(histogram["negative"]), histogram["positive"][18]) == (2, 2)
+    assert sweep["threshold"] == pytest.approx(np.arange(101) / 100)
+    assert (sweep["selection_rate"][0], sweep["recall"][51], sweep["accuracy"][51]) == (
+        1,
+        2 / 3,
+        0.8,
+    )
+
+
+def test_without_negatives_there_is_no_roc_but_a_precision():
+    drawn = curves.curves(curves.Scores.of(np.ones(3, bool), np.array([0.2, 0.4, 0.4])))
+    assert drawn["roc"] is None
+    assert drawn["precision_recall"]["precision"] == [1, 1]
+    drawn = curves.curves(curves.Scores.of(np.zeros(3, bool), np.array([0.2, 0.4, 0.4])))
+    assert (drawn["roc"], drawn["precision_recall"]) == (None, None)
+    assert set(drawn["sweep"]["recall"]) == {None}
+    assert drawn["sweep"]["selection_rate"][30] == pytest.approx(2 / 3)
+
+
+def test_points_of_a_curve_are_thinned_evenly():
+    assert curves.thinned(5).tolist() == [0, 1, 2, 3, 4]
+    assert len(curves.thinned(200)) == 200
+    places = curves.thinned(1000)
+    assert (len(places), places[0], places[-1]) == (200, 0, 999)
+    assert set(np.diff(places)) == {5, 6}

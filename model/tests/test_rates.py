@@ -91,3 +91,13 @@ def test_denying_everybody_has_no_ratio():
         "predictive_parity_difference": "group 0: no row is predicted positive",
         "demographic_parity_ratio": "no row of any group is predicted positive",
     }
+
+
+def test_a_rate_rests_on_the_rows_of_its_denominator():
+    counts = np.array([1, 2, 4, 8])
+    assert {name: int(rate.rows(counts)) for name, rate in rates.RATES.items()} == {
+        "accuracy": 15, "precision": 10, "recall": 12, "false_positive_rate": 3, "f1": 14,
+        "selection_rate": 15,
+    }  # fmt: skip
+    two = np.column_stack([counts, 2 * counts])
+    assert rates.RATES["recall"].rows(two).tolist() == [12, 24]
