@@ -1,5 +1,8 @@
 //! Trees as they stand in the file: what a split asks, why every walk ends, and the walk.
 
+use std::hint::select_unpredictable;
+use std::ops::Range;
+
 use bytemuck::{Pod, Zeroable};
 
 use super::{ModelError, refused};
@@ -146,36 +149,98 @@ pub(super) fn check_tree(
     if tree.root as usize != start || start >= all.nodes.len() {
         return refused("a tree's root does not follow the tree before it");
     }
-    // Children lie side by side behind all nodes known so far: one pass from the front knows how deep every node is.
-    let mut depths = vec![0_u32];
-    let mut greatest = 0;
-    let mut index = start;
-    while index < start + depths.len() {
-        let node = all.nodes[index];
-        let own = depths[index - start];
-        if node.flags & !KNOWN_FLAGS != 0 {
-            return refused(format!("node {index} has unknown flags"));
-        }
-        if node.is_leaf() {
-            check_leaf(node, index, rows)?;
-            greatest = greatest.max(own);
-        } else {
-            if usize::from(node.feature) >= features {
-                return refused(format!("node {index} asks for a feature that does not exist"));
-            }
-            check_split(all, node, index, next_set)?;
-            // Breadth first, so that every node has exactly one parent.
-            if node.child as usize != start + depths.len() || node.child as usize + 1 >= all.nodes.len() {
-                return refused(format!("the children of node {index} are not where they belong"));
-            }
-            depths.extend([own + 1; 2]);
-        }
+    let right = Right::new(features, rows);
+    // Breadth first, children lie side by side behind all nodes known so far, so that every node has exactly one parent, and a level
+    // ends where the first child of its first split was put. Whether a split or a leaf comes next nobody can guess: nothing is jumped over.
+    let (mut index, mut next, mut level_end, mut depth) = (start, start + 1, start + 1, 0);
+    let (mut wrong, mut flags) = (false, 0);
+    while index < next {
+        let Some(node) = all.nodes.get(index) else { break };
+        let level_begins = index == level_end;
+        depth += u32::from(level_begins);
+        level_end = select_unpredictable(level_begins, next, level_end);
+        wrong |= right.is_not(node, next);
+        flags |= node.flags;
+        next += 2 * usize::from(!node.is_leaf());
         index += 1;
     }
-    if greatest != tree.depth {
-        return refused(format!("a tree is {greatest} deep, its record says {}", tree.depth));
+    if wrong || index < next {
+        return refused(first_fault(all.nodes, start, &right));
+    }
+    if depth != tree.depth {
+        return refused(format!("a tree is {depth} deep, its record says {}", tree.depth));
+    }
+    if flags & CATEGORIES != 0 {
+        check_sets(all, start..index, next_set)?;
     }
     Ok(index)
+}
+
+/// What the nodes of a tree may be: first splits, then leaves.
+struct Right([Bounds; 2]);
+
+/// Bounds of a node's fields, as the bits of the file.
+struct Bounds {
+    flags: u16,
+    features: usize,
+    /// Rows of leaf values; of a split there is one left child that is right.
+    children: usize,
+    /// Bits of the threshold that count, and their greatest value.
+    counting: u64,
+    greatest: u64,
+}
+
+impl Right {
+    fn new(features: usize, rows: Option<usize>) -> Right {
+        const MAGNITUDE: u64 = u64::MAX >> 1;
+        let split = Bounds {
+            flags: KNOWN_FLAGS,
+            features,
+            children: 1,
+            counting: MAGNITUDE,
+            greatest: f64::INFINITY.to_bits(),
+        };
+        let leaf = Bounds { flags: LEAF, features: 1, children: 1, counting: MAGNITUDE, greatest: f64::MAX.to_bits() };
+        let leaf = match rows {
+            Some(children) => Bounds { children, counting: u64::MAX, greatest: 0, ..leaf },
+            None => leaf,
+        };
+        Right([split, leaf])
+    }
+
+    /// Whether a node is not right, where `next` is the next one that no split before it has.
+    fn is_not(&self, node: &Node, next: usize) -> bool {
+        let bounds = &self.0[usize::from(node.is_leaf())];
+        let first = select_unpredictable(node.is_leaf(), 0, next);
+        let threshold = (node.threshold.to_bits() & bounds.counting > bounds.greatest) & !node.has_categories();
+        (node.flags & !bounds.flags != 0)
+            | (usize::from(node.feature) >= bounds.features)
+            | ((node.child as usize).wrapping_sub(first) >= bounds.children)
+            | threshold
+    }
+}
+
+/// What is wrong with a tree that is not right.
+fn first_fault(nodes: &[Node], start: usize, right: &Right) -> String {
+    let mut next = start + 1;
+    for (index, node) in nodes.iter().enumerate().skip(start) {
+        let outside = !node.is_leaf() && next + 1 >= nodes.len();
+        if outside || right.is_not(node, next) {
+            return if node.flags & !KNOWN_FLAGS != 0 {
+                format!("node {index} has unknown flags")
+            } else if node.is_leaf() {
+                format!("node {index} is no leaf of its tree")
+            } else if usize::from(node.feature) >= right.0[0].features {
+                format!("node {index} asks for a feature that does not exist")
+            } else if !node.has_categories() && node.threshold.is_nan() {
+                format!("node {index} has no threshold")
+            } else {
+                format!("the children of node {index} are not where they belong")
+            };
+        }
+        next += 2 * usize::from(!node.is_leaf());
+    }
+    "the last tree has no end".to_string()
 }
 
 /// How far a split's weight may be from the sum of its children's: XGBoost keeps them in single precision.
@@ -186,38 +251,30 @@ pub(super) fn check_covers(nodes: &[Node], covers: &[f64]) -> Result<(), ModelEr
     if covers.len() != nodes.len() {
         return refused(format!("there are {} training weights for {} nodes", covers.len(), nodes.len()));
     }
-    for (index, (node, cover)) in nodes.iter().zip(covers).enumerate() {
-        let sound = *cover > 0.0 && cover.is_finite();
-        let whole = node.is_leaf() || {
-            let below = covers[node.child as usize] + covers[node.child as usize + 1];
-            (below - cover).abs() <= COVER_TOLERANCE * cover
-        };
-        if !sound || !whole {
-            return refused(format!("the training weight of node {index} is none, or not that of its children"));
-        }
-    }
-    Ok(())
-}
-
-fn check_leaf(node: Node, index: usize, rows: Option<usize>) -> Result<(), ModelError> {
-    let right = match rows {
-        Some(rows) => node.threshold.to_bits() == 0 && (node.child as usize) < rows,
-        None => node.threshold.is_finite() && node.child == 0,
+    let is_wrong = |node: &Node, cover: f64| {
+        let child = select_unpredictable(node.is_leaf(), 0, node.child as usize);
+        let below = covers.get(child..child + 2).map_or(0.0, |children| children[0] + children[1]);
+        let whole = (below - cover).abs() <= COVER_TOLERANCE * cover;
+        // Finite and above zero, asked in one comparison.
+        let sound = (1..f64::INFINITY.to_bits()).contains(&cover.to_bits());
+        !sound | (!whole & !node.is_leaf())
     };
-    if node.flags != LEAF || node.feature != 0 || !right {
-        return refused(format!("node {index} is no leaf of its tree"));
+    // As above, leaves are not told apart by a jump.
+    if nodes.iter().zip(covers).fold(false, |wrong, (node, cover)| wrong | is_wrong(node, *cover)) {
+        let index = nodes.iter().zip(covers).position(|(node, cover)| is_wrong(node, *cover)).unwrap_or_default();
+        return refused(format!("the training weight of node {index} is none, or not that of its children"));
     }
     Ok(())
 }
 
-fn check_split(all: Nodes<'_>, node: Node, index: usize, next_set: &mut usize) -> Result<(), ModelError> {
-    if node.flags & CATEGORIES == 0 {
-        return if node.threshold.is_nan() { refused(format!("node {index} has no threshold")) } else { Ok(()) };
+/// Checks the sets of a tree's splits by categories, which follow each other in the order of the nodes.
+fn check_sets(all: Nodes<'_>, tree: Range<usize>, next_set: &mut usize) -> Result<(), ModelError> {
+    for index in tree.filter(|index| all.nodes[*index].has_categories()) {
+        let (first, words) = all.nodes[index].set();
+        if first != *next_set || words > all.bitsets.len() - first {
+            return refused(format!("the set of node {index} does not follow the one before it"));
+        }
+        *next_set += words;
     }
-    let (first, words) = node.set();
-    if first != *next_set || words > all.bitsets.len() - first {
-        return refused(format!("the set of node {index} does not follow the one before it"));
-    }
-    *next_set += words;
     Ok(())
 }
