@@ -16,6 +16,7 @@ mod bytes;
 mod cuts;
 mod explain;
 mod fast;
+mod features;
 mod frame;
 mod jump;
 mod leaves;
@@ -29,6 +30,7 @@ mod table;
 use bytes::Bytes;
 use explain::Plan;
 pub use explain::{Explainer, Explanation, Reason};
+pub use features::{Feature, FeatureKind};
 use frame::{Sections, f64_at, sections, u32_at, u64_at};
 use nodes::Nodes;
 use steps::{Kind, Parts, Step};
@@ -38,10 +40,7 @@ use table::{Cells, Table};
 #[cfg(target_endian = "big")]
 compile_error!("a model file is little-endian and used in place");
 
-const FEATURE: usize = 40;
-const TEXT: usize = 8;
 const MODEL: usize = 32;
-const MOST_FEATURES: usize = 1 << 16;
 /// Most nodes and cells of a model whose table is made at once: that takes some microseconds.
 const FEW_NODES: usize = 64;
 const FEW_CELLS: usize = 64;
@@ -66,45 +65,6 @@ impl std::error::Error for ModelError {}
 
 fn refused<T>(reason: impl Into<String>) -> Result<T, ModelError> {
     Err(ModelError(reason.into()))
-}
-
-/// What a feature's values are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FeatureKind {
-    /// Any number in the range.
-    Number,
-    /// A whole number in the range.
-    Integer,
-    /// 0 or 1.
-    Flag,
-    /// A text; in a row it is the index in [`Feature::texts`], or -1 if it is none of them.
-    Text,
-}
-
-/// A feature, for validating requests. Scoring never looks at the range.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Feature {
-    /// As in the training data.
-    pub name: String,
-    /// What its values are.
-    pub kind: FeatureKind,
-    /// Smallest value allowed, inclusive.
-    pub minimum: f64,
-    /// Greatest value allowed, inclusive.
-    pub maximum: f64,
-    /// The texts that the model tells apart, if it is a text.
-    pub texts: Vec<String>,
-    /// Whether a request must have a value for it. Where not, it is up to the model whether there is an answer without one.
-    pub required: bool,
-    /// What a denial says where this feature decided; its name where the file has no text.
-    pub reason: String,
-}
-
-impl Feature {
-    /// What a text is in a row.
-    pub fn code(&self, text: &str) -> f64 {
-        self.texts.iter().position(|known| known == text).map_or(-1.0, |index| index as f64)
-    }
 }
 
 /// What the model says of one row.
@@ -227,7 +187,7 @@ impl Model {
         if !metadata.is_ok_and(|text| text.starts_with('{') && serde_json::from_str::<IgnoredAny>(text).is_ok()) {
             return refused("the metadata is no JSON object");
         }
-        let features = read_features(bytes, &sections)?;
+        let features = features::read(bytes, &sections)?;
         let classes: Vec<i64> =
             bytes[sections.classes.clone()].chunks_exact(8).map(|label| u64_at(label, 0).cast_signed()).collect();
         let record = &bytes[sections.model.clone()];
@@ -536,69 +496,4 @@ impl Scorer<'_> {
 /// The first of the greatest, as numpy's argmax.
 fn greatest(values: &[f64]) -> usize {
     (1..values.len()).fold(0, |best, index| if values[index] > values[best] { index } else { best })
-}
-
-fn read_features(bytes: &[u8], sections: &Sections) -> Result<Vec<Feature>, ModelError> {
-    let records = &bytes[sections.features.clone()];
-    let count = records.len() / FEATURE;
-    if !(1..=MOST_FEATURES).contains(&count) {
-        return refused(format!("a model has 1 to {MOST_FEATURES} features, not {count}"));
-    }
-    let Ok(strings) = std::str::from_utf8(&bytes[sections.strings.clone()]) else {
-        return refused("the strings are not UTF-8");
-    };
-    let string = |record: &[u8]| {
-        let start = u32_at(record, 0) as usize;
-        start.checked_add(u32_at(record, 4) as usize).and_then(|end| strings.get(start..end))
-    };
-    let mut features = Vec::with_capacity(count);
-    let mut names = HashSet::new();
-    let mut texts = bytes[sections.texts.clone()].chunks_exact(TEXT);
-    let reasons = &bytes[sections.reasons.clone()];
-    if !reasons.is_empty() && reasons.len() / TEXT != count {
-        return refused("the reasons are not one a feature");
-    }
-    let mut reasons = reasons.chunks_exact(TEXT);
-    for record in records.chunks_exact(FEATURE) {
-        let Some(name) = string(record).filter(|name| !name.is_empty()) else {
-            return refused("a feature's name lies outside the strings or is empty");
-        };
-        if !names.insert(name) {
-            return refused(format!("two features are named {name}"));
-        }
-        let kind = match u32_at(record, 8) {
-            0 => FeatureKind::Number,
-            1 => FeatureKind::Integer,
-            2 => FeatureKind::Flag,
-            3 => FeatureKind::Text,
-            other => return refused(format!("feature {name} has the unknown type {other}")),
-        };
-        let (minimum, maximum) = (f64_at(record, 24), f64_at(record, 32));
-        let required = match u64_at(record, 16) {
-            0 => false,
-            1 => true,
-            _ => return refused(format!("feature {name} is neither required nor not")),
-        };
-        if minimum.is_nan() || maximum.is_nan() || minimum > maximum {
-            return refused(format!("feature {name} has no range"));
-        }
-        let count = u32_at(record, 12) as usize;
-        if (kind == FeatureKind::Text) == (count == 0) || count > texts.len() {
-            return refused(format!("feature {name} has texts that do not fit its type"));
-        }
-        let known: Option<Vec<&str>> = texts.by_ref().take(count).map(string).collect();
-        let Some(known) = known.filter(|known| known.iter().collect::<HashSet<_>>().len() == known.len()) else {
-            return refused(format!("the texts of feature {name} lie outside the strings or are not different"));
-        };
-        let Some(reason) = reasons.next().map_or(Some(""), string) else {
-            return refused(format!("the reason of feature {name} lies outside the strings"));
-        };
-        let reason = if reason.is_empty() { name } else { reason }.to_string();
-        let texts = known.into_iter().map(str::to_string).collect();
-        features.push(Feature { name: name.to_string(), kind, minimum, maximum, texts, required, reason });
-    }
-    if texts.len() > 0 {
-        return refused("there are texts of no feature");
-    }
-    Ok(features)
 }
