@@ -1,7 +1,7 @@
 //! The steps of the kind `trees`: adding up the leaves that rows reach, by the quickest way that there is for them.
 
 use super::blend::{Blend, Lane, Work};
-use super::fast::{Fast, Lanes};
+use super::fast::{Fast, Keys, Split, Walk};
 use super::jump::Jump;
 use super::leaves::{Leaves, Sum};
 use super::nodes::{Conversion, Node};
@@ -11,11 +11,8 @@ use super::steps::{CONVERSION, Kind, Parts, SINGLE_SUM, SINGLE_VALUES, Step};
 /// What one scorer keeps for a step from row to row.
 #[derive(Default)]
 pub(super) struct Memory {
-    /// Values of a block as they are compared.
-    single: Vec<f32>,
-    double: Vec<f64>,
-    single_lanes: Lanes<f32>,
-    double_lanes: Lanes<f64>,
+    single: Keys<u32>,
+    double: Keys<u64>,
     bytes: Work<i8, BYTES>,
     words: Work<i16, WORDS>,
 }
@@ -66,13 +63,13 @@ impl Step {
         let alone: u64 = leaves.map(|leaves| u64::from(leaves.ilog2())).sum();
         let together: u64 = trees.iter().map(|tree| u64::from(tree.depth)).sum();
         let worth = if trees.len() > 1 { together <= 6 * alone } else { (5..=6 * alone).contains(&together) };
-        if worth { Fast::new(self.conversion(), trees, parts.nodes, self.nodes.end) } else { None }
+        let (nodes, outputs) = (self.nodes(parts), self.output.len());
+        worth.then(|| Fast::new(self.conversion(), trees, nodes, self.nodes.start, outputs, self.leaf_values(parts)))?
     }
 
     fn ranked(&self, parts: Parts<'_>) -> Option<Ranked> {
         let (trees, nodes, outputs) = (&parts.trees[self.trees.clone()], self.nodes(parts), self.output.len());
-        let rows = &parts.numbers[self.numbers.clone()][outputs..];
-        let rows = (self.argument & SINGLE_VALUES == 0).then_some(rows);
+        let rows = self.leaf_values(parts);
         let ranks = Ranks::new(nodes, self.input.len(), self.conversion())?;
         let leaves = Leaves::new(trees, nodes, self.nodes.start, outputs, rows)?;
         // What a walk passes is the trees' depths; asking splits costs the less the more there are in a register.
@@ -95,10 +92,6 @@ impl Step {
         self.argument & SINGLE_VALUES != 0 && self.argument & SINGLE_SUM != 0
     }
 
-    fn ready_ranked(&self) -> Option<&Ranked> {
-        self.ways.get()?.ranked.as_ref()
-    }
-
     /// The nodes of the step's trees.
     pub fn nodes<'a>(&self, parts: Parts<'a>) -> &'a [Node] {
         &parts.nodes.nodes[self.nodes.clone()]
@@ -112,88 +105,88 @@ impl Step {
         }
     }
 
+    /// The rows of values that leaves refer to, if they do.
+    fn leaf_values<'a>(&self, parts: Parts<'a>) -> Option<&'a [f64]> {
+        (self.argument & SINGLE_VALUES == 0).then_some(&parts.numbers[self.numbers.clone()][self.output.len()..])
+    }
+
+    /// Where the sums begin.
+    fn base<'a>(&self, parts: Parts<'a>) -> &'a [f64] {
+        &parts.numbers[self.numbers.clone()][..self.output.len()]
+    }
+
     /// Adds up the leaves that the row reaches, in the order of the trees.
     pub fn sum_trees(&self, parts: Parts<'_>, row: &[f64], output: &mut [f64], memory: &mut Memory) {
-        let Sums { base, leaves } = self.sums(parts, output.len());
-        if let Some(ranked) = self.ready_ranked()
-            && let Some(jump) = &ranked.jump
-        {
-            return match self.is_single() {
-                true => ranked.jump::<f32>(jump, row, base, output),
-                false => ranked.jump::<f64>(jump, row, base, output),
-            };
+        match self.is_single() {
+            true => self.sum_row::<f32>(parts, row, output, memory),
+            false => self.sum_row::<f64>(parts, row, output, memory),
         }
-        output.copy_from_slice(base);
-        let mut tree = 0;
-        let mut add = |node: usize| {
-            self.add(parts.nodes.nodes[node], tree, leaves, output);
-            tree += 1;
-        };
-        match self.ways.get().and_then(|ways| ways.walk.as_ref()) {
-            None => self.plain_walk(parts, row, self.conversion(), add),
-            Some(Fast::Single(walk)) => {
-                memory.single.clear();
-                memory.single.extend(row.iter().map(|value| *value as f32));
-                walk.row(&memory.single, &mut add);
+    }
+
+    fn sum_row<S: Sum>(&self, parts: Parts<'_>, row: &[f64], output: &mut [f64], memory: &mut Memory) {
+        let mut sums: Vec<S> = self.base(parts).iter().map(|base| S::from_double(*base)).collect();
+        match self.ways.get() {
+            Some(Ways { ranked: Some(Ranked { ranks, leaves, jump: Some(jump), .. }), .. }) => {
+                jump.add(leaves, &jump.fill(ranks, row), &mut sums);
             }
-            Some(Fast::Double(walk)) => {
-                memory.double.clear();
-                memory.double.extend(row.iter().map(|value| self.conversion().apply(*value)));
-                walk.row(&memory.double, &mut add);
-            }
+            Some(Ways { walk: Some(Fast::Single(walk)), .. }) => walk.add_row(row, &mut memory.single, &mut sums),
+            Some(Ways { walk: Some(Fast::Double(walk)), .. }) => walk.add_row(row, &mut memory.double, &mut sums),
+            _ => self.walk_plainly(parts, row, &mut sums),
         }
+        output.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum.to_double());
     }
 
     /// The same for a block of rows.
     pub fn sum_block(&self, parts: Parts<'_>, slots: &mut [f64], stride: usize, memory: &mut Memory) {
-        let (width, outputs, conversion) = (self.input.len(), self.output.len(), self.conversion());
+        match self.is_single() {
+            true => self.sum_rows::<f32>(parts, slots, stride, memory),
+            false => self.sum_rows::<f64>(parts, slots, stride, memory),
+        }
+    }
+
+    fn sum_rows<S: Sum>(&self, parts: Parts<'_>, slots: &mut [f64], stride: usize, memory: &mut Memory) {
         // Few rows would leave most of a register empty.
         let many = slots.len() / stride >= BYTES / 4;
-        if let Some(ranked) = self.ready_ranked()
-            && let Some(blend) = ranked.blend.as_ref().filter(|_| many)
-        {
-            return match (blend, self.is_single()) {
-                (Choices::Bytes(blend), false) => {
-                    self.blend::<_, f64, _>(parts, ranked, blend, slots, stride, &mut memory.bytes)
+        match self.ways.get() {
+            Some(Ways { ranked: Some(ranked @ Ranked { blend: Some(blend), .. }), .. }) if many => match blend {
+                Choices::Bytes(blend) => {
+                    self.blend::<_, S, _>(parts, ranked, blend, slots, stride, &mut memory.bytes);
                 }
-                (Choices::Bytes(blend), true) => {
-                    self.blend::<_, f32, _>(parts, ranked, blend, slots, stride, &mut memory.bytes)
+                Choices::Words(blend) => {
+                    self.blend::<_, S, _>(parts, ranked, blend, slots, stride, &mut memory.words);
                 }
-                (Choices::Words(blend), false) => {
-                    self.blend::<_, f64, _>(parts, ranked, blend, slots, stride, &mut memory.words)
+            },
+            Some(Ways { walk: Some(walk), ranked }) if ranked.as_ref().is_none_or(|ranked| ranked.jump.is_none()) => {
+                match walk {
+                    Fast::Single(walk) => self.walk_block::<_, S>(parts, walk, slots, stride, &mut memory.single),
+                    Fast::Double(walk) => self.walk_block::<_, S>(parts, walk, slots, stride, &mut memory.double),
                 }
-                (Choices::Words(blend), true) => {
-                    self.blend::<_, f32, _>(parts, ranked, blend, slots, stride, &mut memory.words)
-                }
-            };
-        }
-        let walk = self.ways.get().and_then(|ways| ways.walk.as_ref());
-        let jumps = self.ready_ranked().is_some_and(|ranked| ranked.jump.is_some());
-        let Some(fast) = walk.filter(|_| !jumps) else {
-            for slots in slots.chunks_exact_mut(stride) {
-                let (written, rest) = slots.split_at_mut(self.output.start);
-                self.sum_trees(parts, &written[self.input.clone()], &mut rest[..outputs], memory);
             }
-            return;
-        };
-        let Sums { base, leaves } = self.sums(parts, outputs);
-        memory.single.clear();
-        memory.double.clear();
-        for slots in slots.chunks_exact_mut(stride) {
-            slots[self.output.clone()].copy_from_slice(base);
-            let row = &slots[self.input.clone()];
-            match fast {
-                Fast::Single(_) => memory.single.extend(row.iter().map(|value| *value as f32)),
-                Fast::Double(_) => memory.double.extend(row.iter().map(|value| conversion.apply(*value))),
+            _ => {
+                for slots in slots.chunks_exact_mut(stride) {
+                    let (written, rest) = slots.split_at_mut(self.output.start);
+                    let output = &mut rest[..self.output.len()];
+                    self.sum_row::<S>(parts, &written[self.input.clone()], output, memory);
+                }
             }
         }
-        let add = |tree: usize, row: usize, node: usize| {
-            let output = &mut slots[row * stride..][self.output.clone()];
-            self.add(parts.nodes.nodes[node], tree, leaves, output);
-        };
-        match fast {
-            Fast::Single(walk) => walk.block(&memory.single, width, &mut memory.single_lanes, add),
-            Fast::Double(walk) => walk.block(&memory.double, width, &mut memory.double_lanes, add),
+    }
+
+    /// The same by walks of several rows side by side.
+    fn walk_block<T: Split, S: Sum>(
+        &self,
+        parts: Parts<'_>,
+        walk: &Walk<T>,
+        slots: &mut [f64],
+        stride: usize,
+        keys: &mut Keys<T::Key>,
+    ) {
+        let (base, count) = (self.base(parts), slots.len() / stride);
+        let base = base.iter().map(|base| S::from_double(*base));
+        let mut sums: Vec<S> = base.cycle().take(count * self.output.len()).collect();
+        walk.add_block(count, |row| &slots[row * stride..][self.input.clone()], keys, &mut sums);
+        for (slots, sums) in slots.chunks_exact_mut(stride).zip(sums.chunks_exact(self.output.len())) {
+            slots[self.output.clone()].iter_mut().zip(sums).for_each(|(out, sum)| *out = sum.to_double());
         }
     }
 
@@ -207,7 +200,7 @@ impl Step {
         stride: usize,
         work: &mut Work<T, N>,
     ) {
-        let base = &parts.numbers[self.numbers.clone()][..self.output.len()];
+        let base = self.base(parts);
         let mut sums = vec![[S::default(); N]; base.len()];
         for slots in slots.chunks_mut(stride * N) {
             let count = slots.len() / stride;
@@ -221,46 +214,18 @@ impl Step {
         }
     }
 
-    /// Where the sums begin, and the rows of leaf values.
-    fn sums<'a>(&self, parts: Parts<'a>, outputs: usize) -> Sums<'a> {
-        let (base, leaves) = parts.numbers[self.numbers.clone()].split_at(outputs);
-        Sums { base, leaves }
-    }
-
-    /// Gives the leaf of each tree, one after the other.
-    fn plain_walk(&self, parts: Parts<'_>, row: &[f64], conversion: Conversion, leaf: impl FnMut(usize)) {
-        let trees = parts.trees[self.trees.clone()].iter();
-        trees.map(|tree| parts.nodes.leaf(tree.root, conversion, row)).for_each(leaf);
-    }
-
-    /// Adds the leaf of one tree to the sums.
-    fn add(&self, leaf: Node, tree: usize, leaves: &[f64], output: &mut [f64]) {
-        let width = output.len();
-        if self.argument & SINGLE_VALUES == 0 {
-            let values = &leaves[width * leaf.child as usize..][..width];
-            output.iter_mut().zip(values).for_each(|(out, value)| *out += value);
-            return;
-        }
-        let out = &mut output[if width == 1 { 0 } else { tree % width }];
-        if self.argument & SINGLE_SUM != 0 {
-            *out = f64::from(*out as f32 + leaf.threshold as f32);
-        } else {
-            *out += leaf.threshold;
+    /// The same tree after tree, split after split, as the file has them.
+    fn walk_plainly<S: Sum>(&self, parts: Parts<'_>, row: &[f64], sums: &mut [S]) {
+        let (outputs, conversion) = (sums.len(), self.conversion());
+        for (index, tree) in parts.trees[self.trees.clone()].iter().enumerate() {
+            let leaf = parts.nodes.nodes[parts.nodes.leaf(tree.root, conversion, row)];
+            match self.leaf_values(parts) {
+                None => sums[index % outputs].add(leaf.threshold),
+                Some(rows) => {
+                    let values = &rows[leaf.child as usize * outputs..][..outputs];
+                    sums.iter_mut().zip(values).for_each(|(sum, value)| sum.add(*value));
+                }
+            }
         }
     }
-}
-
-impl Ranked {
-    /// Adds up the leaves that a row reaches.
-    fn jump<S: Sum>(&self, jump: &Jump, row: &[f64], base: &[f64], output: &mut [f64]) {
-        let mut sums: Vec<S> = base.iter().map(|base| S::from_double(*base)).collect();
-        jump.add(&self.leaves, &jump.fill(&self.ranks, row), &mut sums);
-        output.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum.to_double());
-    }
-}
-
-/// The numbers of a step of trees.
-struct Sums<'a> {
-    base: &'a [f64],
-    leaves: &'a [f64],
 }
