@@ -4,10 +4,12 @@
 
 use std::cell::Cell;
 use std::fmt;
+use std::marker::PhantomData;
 
 use base64::Engine as _;
 use serde::Deserialize;
-use serde::de::{Deserializer as _, MapAccess, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -137,7 +139,7 @@ enum Application {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct HttpEvent {
-    request_context: Option<RequestContext>,
+    request_context: Option<Object<RequestContext>>,
     http_method: Option<String>,
     body: Option<String>,
     #[serde(default)]
@@ -146,12 +148,35 @@ struct HttpEvent {
 
 #[derive(Deserialize)]
 struct RequestContext {
-    http: Option<HttpContext>,
+    http: Option<Object<HttpContext>>,
 }
 
 #[derive(Deserialize)]
 struct HttpContext {
     method: String,
+}
+
+/// A JSON object and nothing else: by itself a struct is read from an array, too.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Object<T>, D::Error> {
+        struct Fields<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+
+        deserializer.deserialize_map(Fields(PhantomData))
+    }
 }
 
 /// Tells the two kinds of events apart: only a request through HTTP has a `requestContext`.
@@ -167,7 +192,8 @@ fn application_of(event: &str) -> Result<Application, Rejection> {
     let Ok(event) = serde_json::from_str::<HttpEvent>(event) else {
         return Err(rejected(400, "the request's envelope is malformed"));
     };
-    let method = event.request_context.and_then(|context| context.http).map(|http| http.method).or(event.http_method);
+    let http = event.request_context.and_then(|Object(context)| context.http);
+    let method = http.map(|Object(http)| http.method).or(event.http_method);
     match method.as_deref() {
         Some("POST") => {}
         Some("OPTIONS") => return Ok(Application::Preflight),
