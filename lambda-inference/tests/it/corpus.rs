@@ -6,14 +6,19 @@ use std::path::PathBuf;
 
 use lambda_inference::Model;
 
-use crate::builder::{self, Random, credit, everything, leaf, split};
-use crate::{model_file, requests, rows};
+use crate::builder::{self, credit, everything, leaf, split};
+use crate::oracle::{answers, models, requests, rows};
 
 const ANY: f64 = f64::INFINITY;
 
 /// The kept inputs of a kind with their names, in the order of the names.
 pub fn kept(kind: &str) -> Vec<(String, Vec<u8>)> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/corpus").join(kind);
+    files(&format!("tests/corpus/{kind}"))
+}
+
+/// The files of a folder of this crate with their names, in the order of the names.
+fn files(folder: &str) -> Vec<(String, Vec<u8>)> {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(folder);
     let entries = fs::read_dir(&folder).unwrap_or_else(|error| panic!("read {}: {error}", folder.display()));
     let mut files: Vec<(String, Vec<u8>)> = entries
         .map(|entry| {
@@ -28,7 +33,7 @@ pub fn kept(kind: &str) -> Vec<(String, Vec<u8>)> {
 }
 
 /// The model files that are kept: valid ones begin with `valid`, others with `refused`.
-fn models() -> Vec<(&'static str, Vec<u8>)> {
+fn made() -> Vec<(&'static str, Vec<u8>)> {
     let tree = split(0, 0.0, false, leaf(&[0.2, 0.5, 0.3]), leaf(&[0.7, 0.1, 0.2]));
     let three = builder::File::new(&[("x", 0, -ANY, ANY)], &[-1, 0, 7], 2, &tree);
     let single = builder::File::new(&[("x", 0, -ANY, ANY)], &[4], 0, &leaf(&[1.0]));
@@ -65,15 +70,14 @@ fn models() -> Vec<(&'static str, Vec<u8>)> {
 fn kept_inputs_are_taken_or_refused_as_ever() {
     if std::env::var("CORPUS").is_ok_and(|value| value == "write") {
         let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/models");
-        models().iter().for_each(|(name, bytes)| fs::write(folder.join(name), bytes).expect("write a model file"));
+        made().iter().for_each(|(name, bytes)| fs::write(folder.join(name), bytes).expect("write a model file"));
     }
-    let mut random = Random(31);
     let mut count = 0;
     for (name, bytes) in kept("models") {
         match Model::from_bytes(&bytes) {
             Ok(model) => {
                 assert!(name.starts_with("valid"), "{name} was taken");
-                model_file::exercise(&model, &mut random);
+                models::exercise(&model, &bytes);
             }
             Err(error) => {
                 assert!(name.starts_with("refused"), "{name}: {error}; a new format version asks for CORPUS=write");
@@ -94,4 +98,35 @@ fn kept_inputs_are_taken_or_refused_as_ever() {
         count += 1;
     }
     println!("{count} kept inputs executed");
+}
+
+/// A fuzz target's name and what it asks.
+type Target<'a> = (&'a str, &'a dyn Fn(&[u8]));
+
+#[test]
+fn what_the_fuzzer_found_is_withstood() {
+    let (file, tree) = credit();
+    let model = file.model();
+    let targets: [Target; 5] = [
+        ("models", &|bytes| {
+            models::withstands(bytes);
+        }),
+        ("requests", &|bytes| {
+            requests::agrees(&model, &tree, &String::from_utf8_lossy(bytes));
+        }),
+        ("csv", &|bytes| {
+            rows::agrees(&model, &tree, true, bytes);
+        }),
+        ("ndjson", &|bytes| {
+            rows::agrees(&model, &tree, false, bytes);
+        }),
+        ("answers", &|bytes| {
+            answers::withstands(bytes);
+        }),
+    ];
+    for (target, withstands) in targets {
+        let found = files(&format!("fuzz/corpus/{target}"));
+        found.iter().for_each(|(_, bytes)| withstands(bytes));
+        println!("{} inputs of the fuzz target {target} executed", found.len());
+    }
 }

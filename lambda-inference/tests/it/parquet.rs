@@ -11,8 +11,8 @@ use parquet::file::writer::{SerializedColumnWriter, SerializedFileWriter};
 use parquet::schema::parser::parse_message_type;
 
 use crate::builder::{self, Random, credit};
-use crate::rows::SETTINGS;
-use crate::score::{NO, Place, YES};
+use crate::oracle::rows::SETTINGS;
+use crate::place::{NO, Place, YES};
 
 const ANY: f64 = f64::INFINITY;
 /// The credit model's columns in the types that a data frame has, and one that the model does not have.

@@ -40,11 +40,6 @@ impl Random {
     }
 }
 
-/// How often a test with random input runs: `FUZZ` says it, else a number that is quick.
-pub fn rounds(quick: u64) -> u64 {
-    std::env::var("FUZZ").map_or(quick, |count| count.parse().expect("FUZZ is a number"))
-}
-
 /// A tree that answers by recursion over itself, for comparison.
 #[derive(Clone)]
 pub enum Tree {
