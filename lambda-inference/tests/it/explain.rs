@@ -302,3 +302,17 @@ fn where_nothing_speaks_against_approval_what_helps_least_is_the_reason() {
     assert_eq!((reasons[0].feature, reasons[0].counterfactual), (1, None));
     assert!(reasons[0].contribution.abs() < 1e-15);
 }
+
+#[test]
+fn a_counterfactual_lies_in_the_range_of_its_feature() {
+    let tree = split(0, 0.5, false, leaf(&[0.9, 0.1]), leaf(&[0.1, 0.9]));
+    let counterfactual = |minimum: f64, maximum: f64, own: f64| {
+        let mut file = File::new(&[("a", 0, minimum, maximum)], &[0, 1], 1, &tree);
+        file.weigh();
+        file.model().explainer().unwrap().reasons(&[own]).unwrap()[0].counterfactual
+    };
+    let found = counterfactual(0.0, 1.0, 0.25).unwrap();
+    assert!(found > 0.5 && f64::from(found.next_down() as f32) <= 0.5);
+    assert_eq!(counterfactual(0.0, found, 0.25), Some(found));
+    assert_eq!(counterfactual(0.0, found.next_down(), 0.25), None);
+}

@@ -1,6 +1,6 @@
 //! Model files of any bytes: refused with a reason, or answering with sense whatever is asked.
 
-use lambda_inference::{Explainer, Model, Scorer};
+use lambda_inference::{Explainer, FeatureKind, Model, Scorer};
 
 use super::builder::{Random, rehash};
 
@@ -90,7 +90,11 @@ fn explain(model: &Model, rows: &[f64], scorer: &mut Scorer<'_>, explainer: &mut
         for reason in reasons {
             let Some(value) = reason.counterfactual else { continue };
             let feature = &model.features()[reason.feature];
-            assert!((feature.minimum..=feature.maximum).contains(&value), "{value} is outside of {feature:?}");
+            let possible = match feature.kind {
+                FeatureKind::Text => value >= 0.0 && value < feature.texts.len() as f64,
+                _ => (feature.minimum..=feature.maximum).contains(&value),
+            };
+            assert!(possible, "{value} is outside of {feature:?}");
             let mut changed = row.to_vec();
             changed[reason.feature] = value;
             let class = scorer.predict(&changed).expect("an answer to a counterfactual").class;

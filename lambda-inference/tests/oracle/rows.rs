@@ -26,7 +26,13 @@ pub fn agrees(model: &Model, tree: &Tree, csv: bool, bytes: &[u8]) -> (u64, u64)
         (Ok(_), None) => panic!("the columns should not have been taken: {:?}", shown()),
         (Err(error), Some(_)) => panic!("{error}: {:?}", shown()),
     };
-    let totals = batch::score(model, &mut input, &mut output, SETTINGS, &mut |_| {}).expect("score");
+    let mut read = 0;
+    let totals = batch::score(model, &mut input, &mut output, SETTINGS, &mut |part| {
+        assert!(part.read > read, "{:?}", shown());
+        read = part.read;
+    });
+    let totals = totals.expect("score");
+    assert!(expected.is_empty() || read == bytes.len() as u64, "{read} bytes read of {:?}", shown());
     let lines = expected.iter().map(|row| line(tree, row.as_deref()));
     let lines: String = std::iter::once("prediction,probability\n".to_string()).chain(lines).collect();
     assert_eq!(String::from_utf8_lossy(&output), lines, "{:?}", shown());

@@ -38,18 +38,26 @@ impl Progress {
 
     /// Reports a part's bad rows, and now and then the progress.
     pub fn follow(&mut self, part: &Part) {
-        self.rows += part.rows;
         for (number, reason) in &part.reasons {
             if self.reported < REPORTED {
                 self.reported += 1;
                 self.say(&format!("score: {} {number}: {reason}\n", self.place));
             }
         }
-        if self.every.is_some_and(|every| self.shown.elapsed() >= every) {
-            self.shown = Instant::now();
+        if let Some(state) = self.count(part) {
             let end = if self.terminal { "" } else { "\n" };
-            self.say(&format!("score: {}{end}", state(self.rows, part.read, self.total, self.begun.elapsed())));
+            self.say(&format!("score: {state}{end}"));
         }
+    }
+
+    /// Counts a part's rows; gives the state if it is time to show it.
+    fn count(&mut self, part: &Part) -> Option<String> {
+        self.rows += part.rows;
+        if self.every.is_none_or(|every| self.shown.elapsed() < every) {
+            return None;
+        }
+        self.shown = Instant::now();
+        Some(state(self.rows, part.read, self.total, self.begun.elapsed()))
     }
 
     /// Says what the work came to.
@@ -97,5 +105,19 @@ mod tests {
         assert_eq!(state(0, 0, Some(0), Duration::ZERO), "0 rows, 0 rows/s");
         // A file that has grown since it was opened.
         assert_eq!(state(2_000, 2_000, Some(1_000), took), "2000 rows, 200 rows/s, 100 %, 0 s left");
+    }
+
+    #[test]
+    fn the_state_is_told_of_all_parts_when_it_is_time() {
+        let mut progress = Progress::new("line", Some(1_000), false);
+        let parts = [(20, 250), (30, 600)].map(|(rows, read)| Part { rows, read, ..Part::default() });
+        progress.every = Some(Duration::from_secs(3600));
+        assert_eq!(progress.count(&parts[0]), None);
+        progress.every = None;
+        assert_eq!(progress.count(&parts[0]), None);
+        progress.every = Some(Duration::ZERO);
+        let state = progress.count(&parts[1]).unwrap();
+        assert!(state.starts_with("70 rows, ") && state.contains(", 60 %, "), "{state}");
+        assert!(progress.count(&parts[1]).unwrap().starts_with("100 rows, "));
     }
 }
