@@ -14,6 +14,8 @@ use super::ranks::Ranks;
 
 /// Splits of a tree and columns of ranks: bytes of a register.
 const MOST: usize = 64;
+/// Permutations that there is code for, which has no loop then: fewer are never needed, more do no harm.
+const DOUBLINGS: std::ops::RangeInclusive<u32> = 3..=6;
 
 /// Bytes of a register, aligned as it is loaded.
 #[derive(Clone, Copy)]
@@ -27,14 +29,19 @@ struct Splits {
     /// The split that comes next; itself if that is a leaf.
     left: Register,
     right: Register,
-    /// A bit for each split that has a leaf on its left, on its right.
-    left_leaves: u64,
-    right_leaves: u64,
+}
+
+/// A bit for each split of a tree that has a leaf on its left, on its right. Not beside the registers, which they would tear apart.
+#[derive(Clone, Copy, Default)]
+struct Ends {
+    left: u64,
+    right: u64,
 }
 
 /// The trees of a step.
 pub(super) struct Jump {
-    trees: Vec<Splits>,
+    splits: Vec<Splits>,
+    ends: Vec<Ends>,
     /// Permutations that pass the deepest tree.
     doublings: u32,
 }
@@ -63,12 +70,13 @@ impl Jump {
         }
         // A path of d splits has d - 1 steps between them.
         let steps = trees.iter().map(|tree| tree.depth).max()?.saturating_sub(1);
+        let doublings = (steps + 1).next_power_of_two().ilog2().max(*DOUBLINGS.start());
         let mut jump =
-            Jump { trees: Vec::with_capacity(trees.len()), doublings: (steps + 1).next_power_of_two().ilog2() };
+            Jump { splits: Vec::with_capacity(trees.len()), ends: Vec::with_capacity(trees.len()), doublings };
         for range in leaves.ranges(trees) {
             let zero = Register([0; MOST]);
-            let mut splits =
-                Splits { column: zero, rank: zero, left: zero, right: zero, left_leaves: 0, right_leaves: 0 };
+            let mut splits = Splits { column: zero, rank: zero, left: zero, right: zero };
+            let mut ends = Ends::default();
             for node in range.clone().filter(|node| !nodes.nodes[*node].is_leaf()) {
                 let split = nodes.nodes[node];
                 let number = |node: usize| node - range.start - leaves.number(node);
@@ -76,16 +84,17 @@ impl Jump {
                 let (column, rank) = ranks.of(split)?;
                 (splits.column.0[own], splits.rank.0[own]) = (column as u8, rank as u8);
                 let sides = [
-                    (&mut splits.left, &mut splits.left_leaves, split.child as usize),
-                    (&mut splits.right, &mut splits.right_leaves, split.child as usize + 1),
+                    (&mut splits.left, &mut ends.left, split.child as usize),
+                    (&mut splits.right, &mut ends.right, split.child as usize + 1),
                 ];
-                for (next, leaves, child) in sides {
+                for (next, ends, child) in sides {
                     let is_leaf = nodes.nodes[child].is_leaf();
                     next.0[own] = if is_leaf { own } else { number(child) } as u8;
-                    *leaves |= u64::from(is_leaf) << own;
+                    *ends |= u64::from(is_leaf) << own;
                 }
             }
-            jump.trees.push(splits);
+            jump.splits.push(splits);
+            jump.ends.push(ends);
         }
         Some(jump)
     }
@@ -100,64 +109,81 @@ impl Jump {
     /// Adds the leaves that the row reaches.
     pub fn add<S: Sum>(&self, leaves: &Leaves, ranks: &Register, sums: &mut [S]) {
         if let [only] = sums {
-            // Kept out of memory: each addition waits for the one before it.
-            let mut sum = *only;
-            self.find(ranks, |tree, leaf| sum.add(leaves.only_value(tree, leaf)));
-            *only = sum;
+            // Handed on, and so kept out of memory: each addition waits for the one before it.
+            *only = self.find(ranks, *only, |mut sum, tree, leaf| {
+                sum.add(leaves.only_value(tree, leaf));
+                sum
+            });
         } else {
-            self.find(ranks, |tree, leaf| leaves.add(tree, leaf, sums));
+            self.find(ranks, (), |(), tree, leaf| leaves.add(tree, leaf, sums));
         }
     }
 
-    /// Gives tree and leaf, tree after tree.
-    fn find(&self, ranks: &Register, give: impl FnMut(usize, usize)) {
+    /// Hands on what `give` made of each tree and its leaf, tree after tree.
+    fn find<A>(&self, ranks: &Register, start: A, give: impl FnMut(A, usize, usize) -> A) -> A {
         #[cfg(target_arch = "x86_64")]
         if is_available() {
-            // SAFETY: the processor has what the function was compiled for.
-            return unsafe { self.find_with_avx512(ranks, give) };
+            // SAFETY: the processor has what the functions were compiled for.
+            unsafe {
+                return match self.doublings {
+                    3 => self.find_with_avx512::<3, A>(ranks, start, give),
+                    4 => self.find_with_avx512::<4, A>(ranks, start, give),
+                    5 => self.find_with_avx512::<5, A>(ranks, start, give),
+                    _ => self.find_with_avx512::<6, A>(ranks, start, give),
+                };
+            }
         }
-        self.find_step_by_step(ranks, give);
+        self.find_step_by_step(ranks, start, give)
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512bw,avx512vbmi,popcnt,bmi1,bmi2")]
-    fn find_with_avx512(&self, ranks: &Register, mut give: impl FnMut(usize, usize)) {
+    fn find_with_avx512<const DOUBLINGS: u32, A>(
+        &self,
+        ranks: &Register,
+        start: A,
+        mut give: impl FnMut(A, usize, usize) -> A,
+    ) -> A {
         use std::arch::x86_64::*;
         // SAFETY: a register's bytes are 64, aligned.
         let load = |register: &Register| unsafe { _mm512_load_si512(register.0.as_ptr().cast()) };
         let ranks = load(ranks);
-        for (tree, splits) in self.trees.iter().enumerate() {
+        let mut made = start;
+        for (tree, (splits, ends)) in self.splits.iter().zip(&self.ends).enumerate() {
             let own = _mm512_permutexvar_epi8(load(&splits.column), ranks);
             let above = _mm512_cmpgt_epu8_mask(own, load(&splits.rank));
             let mut next = _mm512_mask_blend_epi8(above, load(&splits.left), load(&splits.right));
-            for _ in 0..self.doublings {
+            for _ in 0..DOUBLINGS {
                 next = _mm512_permutexvar_epi8(next, next);
             }
             let last = _mm_cvtsi128_si32(_mm512_castsi512_si128(next)) as usize % MOST;
-            give(tree, splits.leaf(last, above >> last & 1));
+            made = give(made, tree, ends.leaf(last, above >> last & 1));
         }
+        made
     }
 
     /// The same step by step: what the other way is compared with.
-    fn find_step_by_step(&self, ranks: &Register, mut give: impl FnMut(usize, usize)) {
-        for (tree, splits) in self.trees.iter().enumerate() {
+    fn find_step_by_step<A>(&self, ranks: &Register, start: A, mut give: impl FnMut(A, usize, usize) -> A) -> A {
+        let mut made = start;
+        for (tree, (splits, ends)) in self.splits.iter().zip(&self.ends).enumerate() {
             let right = |at: usize| ranks.0[usize::from(splits.column.0[at])] > splits.rank.0[at];
             let mut last = 0;
             for _ in 0..1_u32 << self.doublings {
                 last = usize::from(if right(last) { splits.right.0[last] } else { splits.left.0[last] });
             }
-            give(tree, splits.leaf(last, u64::from(right(last))));
+            made = give(made, tree, ends.leaf(last, u64::from(right(last))));
         }
+        made
     }
 }
 
-impl Splits {
+impl Ends {
     /// The number of the leaf on the right (1) or the left (0) of the last split: as many as lie before it, level after level.
     #[inline(always)]
-    fn leaf(&self, last: usize, side: u64) -> usize {
+    fn leaf(self, last: usize, side: u64) -> usize {
         let before = (1 << last) - 1;
-        let leaves = (self.left_leaves & before).count_ones() + (self.right_leaves & before).count_ones();
-        leaves as usize + (side & (self.left_leaves >> last)) as usize
+        let leaves = (self.left & before).count_ones() + (self.right & before).count_ones();
+        leaves as usize + (side & (self.left >> last)) as usize
     }
 }
 
@@ -177,23 +203,25 @@ mod tests {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (seed >> 33) as usize % bound
         };
-        for doublings in 0..=6 {
-            let trees = (0..300).map(|_| {
-                let mut bytes = || Register(std::array::from_fn(|_| random(256) as u8));
-                let (column, rank) = (bytes(), bytes());
-                let mut next = || Register(std::array::from_fn(|own| (own + random(MOST - own).min(3)) as u8));
-                let (left, right) = (next(), next());
-                let mut leaves = || random(1 << 31) as u64 | (random(1 << 31) as u64) << 33;
-                let (left_leaves, right_leaves) = (leaves(), leaves());
-                let column = Register(column.0.map(|column| column % MOST as u8));
-                Splits { column, rank, left, right, left_leaves, right_leaves }
-            });
-            let jump = Jump { trees: trees.collect(), doublings };
+        for doublings in DOUBLINGS {
+            let (splits, ends) = (0..300)
+                .map(|_| {
+                    let mut bytes = || Register(std::array::from_fn(|_| random(256) as u8));
+                    let (column, rank) = (bytes(), bytes());
+                    let mut next = || Register(std::array::from_fn(|own| (own + random(MOST - own).min(3)) as u8));
+                    let (left, right) = (next(), next());
+                    let mut ends = || random(1 << 31) as u64 | (random(1 << 31) as u64) << 33;
+                    let ends = Ends { left: ends(), right: ends() };
+                    let column = Register(column.0.map(|column| column % MOST as u8));
+                    (Splits { column, rank, left, right }, ends)
+                })
+                .unzip();
+            let jump = Jump { splits, ends, doublings };
             for round in 0..100_usize {
                 let ranks = Register(std::array::from_fn(|column| (column * 89 + round * 57) as u8));
                 let (mut jumped, mut stepped) = (Vec::new(), Vec::new());
-                jump.find(&ranks, |tree, leaf| jumped.push((tree, leaf)));
-                jump.find_step_by_step(&ranks, |tree, leaf| stepped.push((tree, leaf)));
+                jump.find(&ranks, (), |(), tree, leaf| jumped.push((tree, leaf)));
+                jump.find_step_by_step(&ranks, (), |(), tree, leaf| stepped.push((tree, leaf)));
                 assert_eq!(jumped, stepped);
             }
         }
