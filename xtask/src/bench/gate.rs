@@ -28,8 +28,12 @@ const QUICK: (usize, usize) = (20_000, 10);
 pub fn measure(root: &Path, options: &Options) -> Result<Measured> {
     let suite = Suite::read(&root.join("policies"))?;
     let (inputs, apart) = if options.quick { QUICK } else { (INPUTS, 1) };
-    let inputs = if options.only.as_deref() == Some("mutants") { 0 } else { inputs };
-    let mutants: Vec<_> = suite.mutants()?.into_iter().step_by(apart).collect();
+    let only = |part: &str| options.only.as_deref().is_none_or(|only| only == part);
+    let inputs = if only("inputs") { inputs } else { 0 };
+    let mut mutants: Vec<_> = suite.mutants()?.into_iter().step_by(apart).collect();
+    if !only("mutants") {
+        mutants.clear();
+    }
     let (alive, born) = suite.alive(mutants)?;
     let fuzzed = fuzz(root, inputs)?;
     let (lines, missed) = suite.coverage()?;

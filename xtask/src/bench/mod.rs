@@ -45,7 +45,7 @@ pub struct Options {
     /// A sample that takes a minute, where everything takes several (faults, gate).
     #[arg(long)]
     quick: bool,
-    /// Only the cases whose name contains this text; for gate `mutants`, without the inputs (explain, faults, score).
+    /// Only the cases whose name contains this text; for gate `inputs` or `mutants` alone (explain, faults, score).
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
 }
