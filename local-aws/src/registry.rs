@@ -11,7 +11,7 @@ use axum::body::{Body, BodyDataStream};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use futures_util::StreamExt;
 use http::{HeaderMap, Method, StatusCode, header};
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::{
     fs,
@@ -20,7 +20,7 @@ use tokio::{
 
 use crate::{
     disk::{self, lock},
-    ecr::repositories::PushError,
+    ecr::repositories::{OCI_INDEX, PushError},
     server::Cloud,
     wire::{
         ApiError, Request, Response, digest_hex, empty_reply, encode, file_body, header_text, json_reply, query,
@@ -192,10 +192,7 @@ async fn route(cloud: &Cloud, request: Request) -> RegistryResult {
         (&Method::PUT, ["manifests", reference]) => at.put_manifest(reference, body).await,
         (&Method::DELETE, ["manifests", reference]) => at.delete_manifest(reference),
         (&Method::GET, ["tags"]) => Ok(at.tags()),
-        // The specification's answer of a registry without this interface; clients then use the tag scheme.
-        (&Method::GET, ["referrers", _]) => {
-            Err(RegistryError::new(StatusCode::NOT_FOUND, "UNSUPPORTED", "referrers are not served"))
-        }
+        (&Method::GET, ["referrers", digest]) => at.referrers(digest),
         _ => Err(unknown()),
     }
 }
@@ -214,6 +211,20 @@ struct At<'a> {
     name: &'a str,
     headers: &'a HeaderMap,
     query: &'a BTreeMap<String, String>,
+}
+
+/// How an index of referrers lists a manifest: with its annotations, and with what it is.
+fn descriptor(digest: &str, media_type: &str, manifest: &[u8]) -> anyhow::Result<Value> {
+    let document: Value = serde_json::from_slice(manifest)?;
+    let kind =
+        if document["artifactType"].is_string() { &document["artifactType"] } else { &document["config"]["mediaType"] };
+    let mut descriptor = json!({ "mediaType": media_type, "digest": digest, "size": manifest.len() });
+    for (name, value) in [("artifactType", kind), ("annotations", &document["annotations"])] {
+        if !value.is_null() {
+            descriptor[name] = value.clone();
+        }
+    }
+    Ok(descriptor)
 }
 
 impl At<'_> {
@@ -427,6 +438,32 @@ impl At<'_> {
         let mut response = empty_reply(StatusCode::CREATED);
         set_header(response.headers_mut(), "location", &format!("/v2/{}/manifests/{}", self.name, pushed.digest));
         set_header(response.headers_mut(), "docker-content-digest", &pushed.digest);
+        if let Some(subject) = &pushed.subject {
+            set_header(response.headers_mut(), "oci-subject", subject);
+        }
+        Ok(response)
+    }
+
+    /// An index of the manifests that say something about an image, whether that image is there or not.
+    fn referrers(&self, subject: &str) -> RegistryResult {
+        if digest_hex(subject).is_none() {
+            let message = format!("'{subject}' is not a sha256 digest");
+            return Err(RegistryError::new(StatusCode::BAD_REQUEST, "DIGEST_INVALID", message));
+        }
+        let repository = self.cloud.repositories.get(self.name).unwrap_or_default();
+        let wanted = self.query.get("artifactType");
+        let mut descriptors = Vec::new();
+        for (digest, image) in repository.images.iter().filter(|(_, image)| image.subject.as_deref() == Some(subject)) {
+            let descriptor = descriptor(digest, &image.media_type, &self.cloud.repositories.manifest(digest)?)?;
+            if wanted.is_none_or(|wanted| descriptor["artifactType"] == **wanted) {
+                descriptors.push(descriptor);
+            }
+        }
+        let index = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": descriptors });
+        let mut response = json_reply(StatusCode::OK, OCI_INDEX, &index);
+        if wanted.is_some() {
+            set_header(response.headers_mut(), "oci-filters-applied", "artifactType");
+        }
         Ok(response)
     }
 

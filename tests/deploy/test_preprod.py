@@ -7,8 +7,11 @@ import signal
 
 import pytest
 import requests
-from world import BUCKET, PREPROD, moving
+from google.protobuf import json_format
+from in_toto_attestation.v1.statement import Statement
+from world import BUCKET, PREPROD, REPOSITORY, moving
 
+from cloud_support import skopeo_in
 from pipeline_clone import Clone, wait_for
 
 ERRORS = """<GetMetricStatisticsResponse><GetMetricStatisticsResult><Datapoints><member><Sum>{sum}</Sum>
@@ -37,6 +40,44 @@ def test_evidence_is_kept_in_the_bucket_and_not_published(world):
     assert [entry["Key"] for entry in listed] == ["evidence/a/bundle.json", "evidence/a/deployment.json"]
     address = world.record("a")["report_url"].split("/harness/")[0]
     assert requests.get(f"{address}/evidence/a/bundle.json", timeout=10).status_code == 403
+
+
+def test_evidence_is_in_toto_to_others(world):
+    for name in ("bundle.json", "deployment.json"):
+        # Refuses fields that the format does not have.
+        statement = json_format.Parse(world.kept("a", name), Statement([], "", {}).pb)
+        Statement.copy_from_pb(statement).validate()
+    with pytest.raises(json_format.ParseError):
+        json_format.Parse(world.kept("a", "bundle.json").replace(b'"subject"', b'"subjects"'), Statement([], "", {}).pb)
+
+
+def test_evidence_lies_beside_the_image(world, tmp_path):
+    bundle = world.kept("a", "bundle.json")
+    digest = hashlib.sha256(bundle).hexdigest()
+    image, tag = world.record("a")["image"], f"evidence-{digest[:12]}"
+    repository, login = f"{world.cloud.endpoint_url}/v2/{REPOSITORY}", world.cloud.registry_login()
+    listed = requests.get(f"{repository}/referrers/{image}", auth=login, timeout=10).json()["manifests"]
+    assert [each["artifactType"] for each in listed] == ["application/vnd.in-toto+json"]
+    skopeo_in(tmp_path)("copy", "--src-tls-verify=false", "--src-creds", ":".join(login),
+                        f"docker://{world.cloud.host}/{REPOSITORY}:{tag}", f"dir:{tmp_path}/copied")
+    manifest = (tmp_path / "copied/manifest.json").read_bytes()
+    assert "sha256:" + hashlib.sha256(manifest).hexdigest() == listed[0]["digest"]
+    assert json.loads(manifest)["subject"]["digest"] == image
+    assert (tmp_path / "copied" / digest).read_bytes() == bundle
+    assert world.status("a")["evidence"] == f"bundle.json sha256:{digest}, beside the image as {REPOSITORY}:{tag}"
+
+
+def test_evidence_that_did_not_get_there_comes_with_the_next_deployment(world):
+    ecr = world.cloud.client("ecr")
+    tag = f"evidence-{hashlib.sha256(world.kept('a', 'bundle.json')).hexdigest()[:12]}"
+    ecr.batch_delete_image(repositoryName=REPOSITORY, imageIds=[{"imageTag": tag}])
+    assert "beside the image" not in world.status("a")["evidence"]
+    world.proxy.before = lambda call: (403, b"") if call == f"PUT {BUCKET}/evidence" else None
+    failed = world.deploy("a", expect=1).err
+    assert "its evidence is not kept: run `cargo xtask deploy --env preprod --run a` again" in failed
+    assert world.status("a")["evidence"].endswith(f"beside the image as {REPOSITORY}:{tag}")
+    world.proxy.before = lambda call: None
+    assert "unchanged since a, skipped" in world.deploy("a").err
 
 
 def test_plan_has_the_shape_of_the_result_and_changes_nothing(world):

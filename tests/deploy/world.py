@@ -13,6 +13,7 @@ from cloud_support import ACCESS_KEY_ID, SECRET_ACCESS_KEY, Cloud
 from pipeline_clone import Clone, advisory_database
 
 BUCKET, PRODUCTION_BUCKET = "mlopswebapp-000000000000", "mlopswebapp-production-000000000000"
+REPOSITORY = "ccapproval-deploy"
 PREPROD, PRODUCTION = "creditcardapplicationlambda", "creditcardapplicationlambda-production"
 
 

@@ -7,12 +7,15 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
+use aws_sdk_ecr::operation::describe_images::DescribeImagesError;
+use aws_sdk_ecr::types::ImageIdentifier;
 use serde_json::{Map, Value, json};
 
+use crate::cloud::service_error;
 use crate::context::Context;
 use crate::records::{self, Record, Stage};
 use crate::stages::{build, gate, scan, test};
-use crate::{decisions, digest};
+use crate::{artifact, decisions, digest};
 
 /// The document's name in the folder of gate.json.
 pub const FILE: &str = "bundle.json";
@@ -137,15 +140,36 @@ fn difference(place: &str, found: &Value, wanted: &Value) -> Option<String> {
     }
 }
 
-/// The evidence in words, for people: its digest where it is whole, else what is wrong.
+/// The evidence in words, for people: its digest where it is whole, and the tag that it has beside its image, else what is wrong.
 pub fn state(context: &Context) -> String {
     let exists =
         context.record_folder(Stage::Gate).is_ok_and(|folder: std::path::PathBuf| Path::exists(&folder.join(FILE)));
     match verify(context) {
-        Ok(digest) => format!("{FILE} {digest}"),
+        Ok(digest) => match beside_image(context, &digest) {
+            Ok(Some(place)) => format!("{FILE} {digest}, beside the image as {place}"),
+            Ok(None) => format!("{FILE} {digest}"),
+            Err(error) => format!("{FILE} {digest}, and whether it lies beside the image is not known: {error:#}"),
+        },
         Err(_) if !exists => "none".to_string(),
         Err(error) => format!("{error:#}"),
     }
+}
+
+/// Repository and tag of the evidence with this digest, if the registry has it.
+fn beside_image(context: &Context, digest: &str) -> Result<Option<String>> {
+    let build: Record<build::Content> = context.read(Stage::Build)?;
+    let (repository, tag) = (build.content.image.repository, artifact::tag(digest));
+    let identifier = ImageIdentifier::builder().image_tag(&tag).build();
+    let request = context.cloud()?.ecr.describe_images().repository_name(&repository).image_ids(identifier);
+    match context.block_on(request.send()) {
+        Ok(_) => Ok(Some(format!("{repository}:{tag}"))),
+        Err(error) if error.as_service_error().is_some_and(is_absent) => Ok(None),
+        Err(error) => Err(service_error(error)).with_context(|| format!("ask the registry for {repository}:{tag}")),
+    }
+}
+
+fn is_absent(error: &DescribeImagesError) -> bool {
+    error.is_image_not_found_exception() || error.is_repository_not_found_exception()
 }
 
 #[cfg(test)]

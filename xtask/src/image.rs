@@ -128,14 +128,18 @@ pub struct Described {
 
 /// Reads a manifest of this form.
 pub fn describe(manifest: &[u8]) -> Result<Described> {
-    let manifest: serde_json::Value = serde_json::from_slice(manifest).context("understand the image's manifest")?;
-    let layers: Option<Vec<String>> = manifest["layers"]
-        .as_array()
-        .map(|layers| layers.iter().filter_map(|layer| layer["digest"].as_str().map(String::from)).collect());
-    match layers {
-        Some(layers) if layers.len() == 2 => Ok(Described { layers }),
-        _ => bail!("the image's manifest does not have a program layer and a model layer"),
+    let layers = layers(manifest)?;
+    if layers.len() != 2 {
+        bail!("the image's manifest does not have a program layer and a model layer");
     }
+    Ok(Described { layers })
+}
+
+/// Digests of the layers that a manifest names, whatever it is of.
+pub fn layers(manifest: &[u8]) -> Result<Vec<String>> {
+    let manifest: serde_json::Value = serde_json::from_slice(manifest).context("understand the image's manifest")?;
+    let layers = manifest["layers"].as_array().context("the image's manifest has no layers")?;
+    Ok(layers.iter().filter_map(|layer| layer["digest"].as_str().map(String::from)).collect())
 }
 
 /// The file at `path` in a compressed layer.

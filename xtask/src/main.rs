@@ -12,6 +12,7 @@ mod account;
 mod advisories;
 mod approval;
 mod approve;
+mod artifact;
 mod bench;
 mod bucket;
 mod check;

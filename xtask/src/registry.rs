@@ -13,7 +13,7 @@ use reqwest::header::HeaderValue;
 
 use crate::cloud::{Cloud, service_error};
 use crate::image::{Image, MANIFEST_TYPE};
-use crate::{digest, patience};
+use crate::{artifact, digest, patience};
 
 /// A repository that this process may read and write.
 pub struct Repository {
@@ -31,10 +31,8 @@ pub struct Login {
     pub plain: bool,
 }
 
-/// Media type of a manifest in the form of the Open Container Initiative.
-const OCI_MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 /// The forms that an image may have, whoever pushed it.
-const MANIFEST_TYPES: [&str; 2] = [MANIFEST_TYPE, OCI_MANIFEST_TYPE];
+const MANIFEST_TYPES: [&str; 2] = [MANIFEST_TYPE, artifact::MANIFEST_TYPE];
 
 /// What a push did.
 pub struct Pushed {
@@ -125,11 +123,8 @@ impl Repository {
     /// Sends the layers that the registry does not have, then the manifest under `tag`, and reads it back.
     pub async fn push(&self, image: &Image, tag: &str) -> Result<Pushed> {
         let reference = self.tagged(tag);
-        if let Some(digest) = self.digest_of_tag(tag).await? {
-            if digest == image.digest {
-                return Ok(Pushed { sent: Vec::new(), sent_bytes: 0 });
-            }
-            return Err(self.tag_is_taken(tag, &digest));
+        if self.is_tagged(tag, &image.digest).await? {
+            return Ok(Pushed { sent: Vec::new(), sent_bytes: 0 });
         }
         let context = || format!("push {}:{tag}", self.name);
         self.sign_in(&reference).await.with_context(context)?;
@@ -152,7 +147,8 @@ impl Repository {
 
     /// Sends a manifest under a tag, and reads it back.
     async fn push_manifest(&self, to: &Reference, manifest: &[u8], tag: &str, digest: &str) -> Result<()> {
-        let media_type: HeaderValue = media_type(manifest).parse().context("name the manifest's media type")?;
+        let media_type: HeaderValue =
+            artifact::media_type(manifest)?.parse().context("name the manifest's media type")?;
         let send = || self.client.push_manifest_raw(to, manifest.to_vec(), media_type.clone());
         let sent = patience::retry(passes, send).await;
         match (self.digest_of_tag(tag).await?, sent) {
@@ -178,10 +174,8 @@ impl Repository {
     /// # Errors
     /// The registry does not have the image, or the tag names another one.
     pub async fn tag(&self, digest: &str, tag: &str) -> Result<()> {
-        match self.digest_of_tag(tag).await? {
-            Some(found) if found == digest => return Ok(()),
-            Some(found) => return Err(self.tag_is_taken(tag, &found)),
-            None => {}
+        if self.is_tagged(tag, digest).await? {
+            return Ok(());
         }
         let context = || format!("tag {}@{digest} as {tag}", self.name);
         let manifest = self.manifest(digest).await?.context("the registry does not have it").with_context(context)?;
@@ -190,11 +184,42 @@ impl Repository {
         self.push_manifest(&reference, &manifest, tag, digest).await.with_context(context)
     }
 
-    fn tag_is_taken(&self, tag: &str, digest: &str) -> anyhow::Error {
-        anyhow::anyhow!(
-            "{}:{tag} already names {digest}, and tags never move: start a new run (leave --run out, or name another)",
-            self.name
-        )
+    /// Puts an in-toto Statement beside the image that it speaks of; gives its tag.
+    ///
+    /// # Errors
+    /// The registry does not have the image, or refuses.
+    pub async fn attach(&self, image: &str, title: &str, statement: &[u8]) -> Result<String> {
+        let context = || format!("put {title} beside {}@{image}", self.name);
+        let manifest =
+            self.manifest(image).await?.context("the registry does not have the image").with_context(context)?;
+        let artifact = artifact::about(&manifest, title, statement)?;
+        let digest = digest::of_bytes(statement);
+        let tag = artifact::tag(&digest);
+        if self.is_tagged(&tag, &artifact.digest).await.with_context(context)? {
+            return Ok(tag);
+        }
+        let reference = self.tagged(&tag);
+        self.sign_in(&reference).await.with_context(context)?;
+        for (bytes, digest) in [(statement, digest), (artifact::EMPTY, digest::of_bytes(artifact::EMPTY))] {
+            self.push_blob(&reference, bytes, &digest).await.with_context(context)?;
+        }
+        self.push_manifest(&reference, &artifact.manifest, &tag, &artifact.digest).await.with_context(context)?;
+        Ok(tag)
+    }
+
+    /// Whether a tag names the image with this digest.
+    ///
+    /// # Errors
+    /// It names another one.
+    async fn is_tagged(&self, tag: &str, digest: &str) -> Result<bool> {
+        match self.digest_of_tag(tag).await? {
+            None => Ok(false),
+            Some(found) if found == digest => Ok(true),
+            Some(found) => bail!(
+                "{}:{tag} already names {found}, and tags never move: start a new run (leave --run out, or name another)",
+                self.name
+            ),
+        }
     }
 
     /// The manifest with this digest, if the registry has it; its bytes are checked against the digest.
@@ -247,12 +272,6 @@ fn passes(error: &OciDistributionError) -> bool {
         | OciDistributionError::SpecViolationError(_) => true,
         _ => false,
     }
-}
-
-/// The media type that a manifest says it has; one in the form of the Open Container Initiative need not say it.
-fn media_type(manifest: &[u8]) -> String {
-    let manifest: serde_json::Value = serde_json::from_slice(manifest).unwrap_or_default();
-    manifest["mediaType"].as_str().unwrap_or(OCI_MANIFEST_TYPE).to_string()
 }
 
 fn is_absent(error: &OciDistributionError) -> bool {

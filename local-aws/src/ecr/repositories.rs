@@ -74,6 +74,9 @@ pub struct Image {
     pub blobs: Vec<String>,
     /// The manifests an index lists.
     pub manifests: Vec<String>,
+    /// The digest of the image that it says something about.
+    #[serde(default)]
+    pub subject: Option<String>,
 }
 
 impl Repository {
@@ -119,6 +122,8 @@ pub struct Pushed {
     pub digest: String,
     /// Whether the same manifest with the same tag was there before.
     pub unchanged: bool,
+    /// The digest of the image that it says something about.
+    pub subject: Option<String>,
 }
 
 /// All repositories.
@@ -277,6 +282,7 @@ impl Repositories {
         }
         let repository = self.get(name).ok_or(PushError::NoRepository)?;
         let image = self.check(&repository, media_type, manifest)?;
+        let subject = image.subject.clone();
         let path = self.blob_path(&digest).context("a malformed digest")?;
         disk::write_atomic(&path, manifest).context("storing the manifest")?;
         self.link_blob(name, &digest)?;
@@ -293,7 +299,7 @@ impl Repositories {
                 }
             }
             repository.images.entry(digest.clone()).or_insert(image);
-            Ok(Pushed { digest, unchanged })
+            Ok(Pushed { digest, unchanged, subject })
         });
         pushed.unwrap_or(Err(PushError::NoRepository))
     }
@@ -319,7 +325,13 @@ impl Repositories {
             pushed_at: epoch_seconds(),
             blobs: Vec::new(),
             manifests: Vec::new(),
+            subject: None,
         };
+        if matches!(media_type, OCI_MANIFEST | OCI_INDEX) && !document["subject"].is_null() {
+            // It need not have been pushed yet.
+            let digest = document["subject"]["digest"].as_str().filter(|digest| digest_hex(digest).is_some());
+            image.subject = Some(digest.ok_or_else(|| invalid("the subject has no valid digest"))?.to_owned());
+        }
         let mut missing = Vec::new();
         match media_type {
             DOCKER_MANIFEST | OCI_MANIFEST => {

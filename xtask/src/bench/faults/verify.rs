@@ -33,7 +33,7 @@ pub struct Serving {
 }
 
 impl Truth<'_> {
-    /// Every tag names an image that is there with all its layers.
+    /// Every tag names an image, or evidence beside one, that is there with all its layers.
     pub async fn tags(&self) -> Result<Vec<(String, String)>> {
         let name = &self.environment.inference_repository;
         let listed = self.cloud.ecr.list_images().repository_name(name).send().await;
@@ -51,7 +51,7 @@ impl Truth<'_> {
             let (Some(tag), Some(digest)) = (id.image_tag(), id.image_digest()) else { continue };
             let manifest = repository.manifest(digest).await?;
             let manifest = manifest.with_context(|| format!("tag {tag} names {digest}, which is not there"))?;
-            for layer in image::describe(&manifest)?.layers {
+            for layer in image::layers(&manifest)? {
                 repository.layer(digest, &layer).await.with_context(|| format!("tag {tag}"))?;
             }
             tags.push((tag.to_string(), digest.to_string()));

@@ -1,5 +1,6 @@
 //! What is kept of a deployment beside the cloud's own logs: the run's evidence, the approval and the deployment, each a
-//! document of its own below `evidence/<run>/` in the environment's bucket, which nobody may read but the account.
+//! document of its own below `evidence/<run>/` in the environment's bucket, which nobody may read but the account. The evidence
+//! lies beside its image in the registry, too, put there by the environment that may push.
 //!
 //! Approval and deployment are in-toto Statements about the image, like the evidence, and name its digest.
 
@@ -13,15 +14,36 @@ use crate::cloud::Cloud;
 use crate::config::EVIDENCE_PREFIX;
 use crate::context::Context;
 use crate::records::{Record, Stage};
+use crate::registry::Repository;
+use crate::terminal::note;
 use crate::{digest, evidence};
 
 const APPROVAL: &str = "urn:ccapproval:approval:v1";
 const DEPLOYMENT: &str = "urn:ccapproval:deployment:v1";
 
-/// Uploads what the deployment in `record` rests on and what came of it. The same record always gives the same bytes.
+/// Keeps what the deployment in `record` rests on and what came of it. The same record always gives the same bytes.
+///
+/// # Errors
+/// The registry or the bucket does not take it; the same deployment once more goes on from there.
 pub async fn upload(context: &Context, cloud: &Cloud, record: &Record<Content>, repository: &str) -> Result<()> {
+    let kept = keep(context, cloud, record, repository).await;
+    kept.with_context(|| {
+        let Record { environment, run, .. } = record;
+        format!(
+            "the version is live and its evidence is not kept: run `cargo xtask deploy --env {environment} --run {run}` again"
+        )
+    })
+}
+
+async fn keep(context: &Context, cloud: &Cloud, record: &Record<Content>, repository: &str) -> Result<()> {
     let path = context.record_folder(Stage::Gate)?.join(evidence::FILE);
     let bundle = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+    if context.environment.promotes.is_none() {
+        let uri = cloud.ensure_repository(repository).await?;
+        let opened = Repository::open(cloud, &uri).await?;
+        let tag = opened.attach(&record.content.image, evidence::FILE, &bundle).await?;
+        note(&format!("evidence beside the image: {repository}:{tag}"));
+    }
     let names =
         Names { repository, evidence: digest::of_bytes(&bundle), record: context.record_digest(Stage::Deploy)? };
     let mut documents = vec![(evidence::FILE, bundle)];
