@@ -98,7 +98,11 @@ pub(super) fn measure(root: &Path) -> Result<Vec<Figure>> {
         runtime_round_trips.extend(runtime.invoke(test, 1 + OURS.invocations)?.round_trips);
     }
     let peer_warm = peer.invoke(test, 1 + PEERS.invocations)?;
-    let own = own_time(&handler, &model, test, folder.path())?;
+    let mut own = Vec::new();
+    for test in &config.smoke_tests {
+        let name = format!("handler's own time, `{}`, median", test.name);
+        own.push(Figure::new(&name, own_time(&handler, &model, test, folder.path())?, "µs"));
+    }
 
     let (typical, empty_typical) = (median(&cold.clock)?, median(nothing)?);
     let (least, empty_least) = (minimum(&cold.clock)?, minimum(nothing)?);
@@ -113,8 +117,8 @@ pub(super) fn measure(root: &Path) -> Result<Vec<Figure>> {
         Figure::new("cold start, 300 trees above the one, minimum", minimum(&large_cold.clock)? - least, "ms"),
         Figure::new("warm round trip, median", round_trip, "µs").beside(PEER, median(&peer_warm.round_trips)?),
         Figure::new("warm round trip, median", round_trip, "µs").beside(RUNTIME, median(&runtime_round_trips)?),
-        Figure::new("handler's own time, median", own, "µs"),
     ];
+    figures.extend(own);
     if let (Some(peak), Some(peer_peak)) = (peak_of_ours, peer_warm.peak) {
         figures.push(Figure::new("peak memory", peak as f64, "kB").beside(PEER, peer_peak as f64));
     }
