@@ -2,21 +2,26 @@
 //!
 //! Whatever is wrong with a request is a 4xx answer that names the field; nothing invalid ever reaches the model.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::fmt;
+use std::io::{self, Write};
 use std::marker::PhantomData;
 
 use base64::Engine as _;
-use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use serde_json::ser::Formatter;
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
 
 use crate::model::{Feature, FeatureKind, Model, Prediction, Reason, Refusal, RowError};
 
 /// Greatest size of an application, in bytes.
 const GREATEST_BODY: usize = 64 * 1024;
+/// Bytes that an answer's body mostly takes at most.
+const BODY: usize = 1024;
 
 /// Why a request is not answered with a prediction.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,12 +42,36 @@ fn field_error(name: &str, error: impl Into<String>) -> Rejection {
     Rejection { status: 400, error: error.into(), field: Some(name.to_string()) }
 }
 
-/// Answers one event of the function with the event's own kind of answer.
-pub fn answer(model: &Model, event: &str) -> Value {
+/// What a function URL and an HTTP API take for a response; a bare event gets the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Answer {
+    /// JSON text, or nothing.
+    pub body: String,
+    /// What the body is, and what may be asked instead.
+    pub headers: Headers,
+    /// HTTP status.
+    pub status_code: u16,
+}
+
+/// The headers of an [`Answer`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Headers {
+    /// The methods that are answered, where another one was used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow: Option<&'static str>,
+    /// None where there is no body.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content_type: Option<&'static str>,
+}
+
+/// Answers one event of the function.
+pub fn answer(model: &Model, event: &str) -> Answer {
     match application_of(event) {
-        Ok(Application::Preflight) => json!({"statusCode": 204, "headers": {}, "body": ""}),
+        Ok(Application::Preflight) => Answer { body: String::new(), headers: Headers::default(), status_code: 204 },
         Ok(Application::Text(text)) => match decided(model, &text) {
-            Ok(body) => response(200, &body),
+            Ok(body) => response(200, body),
             Err(rejection) => rejection_response(&rejection),
         },
         Err(rejection) => rejection_response(&rejection),
@@ -73,58 +102,92 @@ fn refused(model: &Model, row: &[f64], error: &RowError) -> Rejection {
     field_error(name, format!("{name} {reason}"))
 }
 
-fn response(status: u16, body: &str) -> Value {
-    json!({"statusCode": status, "headers": {"content-type": "application/json"}, "body": body})
+fn response(status_code: u16, body: String) -> Answer {
+    Answer { body, headers: Headers { allow: None, content_type: Some("application/json") }, status_code }
 }
 
-fn rejection_response(rejection: &Rejection) -> Value {
+fn rejection_response(rejection: &Rejection) -> Answer {
     let mut body = json!({"error": rejection.error});
     if let Some(field) = &rejection.field {
         body["field"] = json!(field);
     }
-    let mut answer = response(rejection.status, &body.to_string());
-    if rejection.status == 405 {
-        answer["headers"]["allow"] = json!("POST, OPTIONS");
-    }
+    let mut answer = response(rejection.status, body.to_string());
+    answer.headers.allow = (rejection.status == 405).then_some("POST, OPTIONS");
     answer
 }
 
-/// The answer's body. Its text begins as Python's `json.dumps` would write the prediction.
+/// The body of an answer that is a prediction.
+#[derive(Serialize)]
+struct Decision<'a> {
+    prediction: i64,
+    decision: &'static str,
+    probability: f64,
+    model: &'a str,
+    /// None for an approval, or for a model whose file has no explanations.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    reasons: Vec<ReasonInWords<'a>>,
+}
+
+#[derive(Serialize)]
+struct ReasonInWords<'a> {
+    feature: &'a str,
+    text: &'a str,
+    contribution: f64,
+    counterfactual: Option<Counterfactual<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Counterfactual<'a> {
+    Number(f64),
+    Whole(i64),
+    Text(&'a str),
+}
+
 fn decision(model: &Model, prediction: Prediction, row: &[f64]) -> String {
     let approved = prediction.class == model.positive_class();
-    let word = if approved { "approved" } else { "denied" };
-    let reasons = if approved { String::new() } else { reasons(model, row) };
-    format!(
-        "{{\"prediction\": {}, \"decision\": \"{word}\", \"probability\": {}, \"model\": \"{}\"{reasons}}}",
-        prediction.class,
-        Value::from(prediction.probability),
-        model.digest()
-    )
+    let decision = Decision {
+        prediction: prediction.class,
+        decision: if approved { "approved" } else { "denied" },
+        probability: prediction.probability,
+        model: model.digest(),
+        reasons: if approved { Vec::new() } else { reasons(model, row) },
+    };
+    let mut body = Vec::with_capacity(BODY);
+    // Memory takes everything, the names of all members are texts, and what is written is text.
+    let _ = decision.serialize(&mut serde_json::Serializer::with_formatter(&mut body, Spaced));
+    String::from_utf8(body).unwrap_or_default()
 }
 
-/// The member `reasons` of a denial's body; nothing for a model whose file has no explanations.
-fn reasons(model: &Model, row: &[f64]) -> String {
+fn reasons<'a>(model: &'a Model, row: &[f64]) -> Vec<ReasonInWords<'a>> {
     let reasons = model.explainer().ok().and_then(|mut explainer| explainer.reasons(row).ok()).unwrap_or_default();
-    if reasons.is_empty() {
-        return String::new();
-    }
-    let texts: Vec<String> =
-        reasons.iter().map(|reason| reason_text(&model.features()[reason.feature], reason)).collect();
-    format!(", \"reasons\": [{}]", texts.join(", "))
+    reasons.iter().map(|reason| in_words(&model.features()[reason.feature], reason)).collect()
 }
 
-fn reason_text(feature: &Feature, reason: &Reason) -> String {
-    let counterfactual = reason.counterfactual.map_or(Value::Null, |value| match feature.kind {
-        FeatureKind::Number => Value::from(value),
-        FeatureKind::Integer | FeatureKind::Flag => Value::from(value as i64),
-        FeatureKind::Text => Value::from(feature.texts[value as usize].as_str()),
+fn in_words<'a>(feature: &'a Feature, reason: &Reason) -> ReasonInWords<'a> {
+    let counterfactual = reason.counterfactual.map(|value| match feature.kind {
+        FeatureKind::Number => Counterfactual::Number(value),
+        FeatureKind::Integer | FeatureKind::Flag => Counterfactual::Whole(value as i64),
+        FeatureKind::Text => Counterfactual::Text(&feature.texts[value as usize]),
     });
-    format!(
-        "{{\"feature\": {}, \"text\": {}, \"contribution\": {}, \"counterfactual\": {counterfactual}}}",
-        Value::from(feature.name.as_str()),
-        Value::from(feature.reason.as_str()),
-        Value::from(reason.contribution),
-    )
+    ReasonInWords { feature: &feature.name, text: &feature.reason, contribution: reason.contribution, counterfactual }
+}
+
+/// JSON with the spaces that Python's `json.dumps` writes.
+struct Spaced;
+
+impl Formatter for Spaced {
+    fn begin_array_value<W: ?Sized + Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+        if first { Ok(()) } else { writer.write_all(b", ") }
+    }
+
+    fn begin_object_key<W: ?Sized + Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+        self.begin_array_value(writer, first)
+    }
+
+    fn begin_object_value<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        writer.write_all(b": ")
+    }
 }
 
 /// What an event asks.
@@ -228,13 +291,17 @@ impl fmt::Display for NoObject {
     }
 }
 
+/// A field's name, which is a copy only where it has escapes.
+#[derive(Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
 /// Reads an object and leaves the name of the field at which it broke.
 struct Pairs<'a> {
     at: &'a Cell<Option<String>>,
 }
 
 impl<'de> Visitor<'de> for Pairs<'_> {
-    type Value = Vec<(String, &'de RawValue)>;
+    type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("a JSON object")
@@ -242,11 +309,11 @@ impl<'de> Visitor<'de> for Pairs<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut pairs = Vec::new();
-        while let Some(name) = map.next_key::<String>()? {
+        while let Some(Name(name)) = map.next_key()? {
             match map.next_value() {
                 Ok(value) => pairs.push((name, value)),
                 Err(error) => {
-                    self.at.set(Some(name));
+                    self.at.set(Some(name.into_owned()));
                     return Err(error);
                 }
             }
@@ -259,7 +326,7 @@ impl<'de> Visitor<'de> for Pairs<'_> {
 ///
 /// # Errors
 /// The text is not a JSON object.
-pub fn fields(text: &str) -> Result<Vec<(String, &RawValue)>, NoObject> {
+pub fn fields(text: &str) -> Result<Vec<(Cow<'_, str>, &RawValue)>, NoObject> {
     let at = Cell::new(None);
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let fields = deserializer.deserialize_map(Pairs { at: &at });

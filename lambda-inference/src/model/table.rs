@@ -173,7 +173,9 @@ impl Table {
 
     /// The cells of rows, each `width` values long; false if the model refuses one of them.
     pub fn cells(&self, rows: &[f64], width: usize, cells: &mut Vec<u32>) -> bool {
-        for row in rows.chunks_exact(width) {
+        let rows = rows.chunks_exact(width);
+        cells.reserve(rows.len());
+        for row in rows {
             match self.cell(row) {
                 Some(cell) => cells.push(cell as u32),
                 None => return false,

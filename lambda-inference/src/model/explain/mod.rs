@@ -6,6 +6,7 @@
 //! preprocessing derived counts for the feature that it was derived from. Of several calibrated models it is the mean.
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::nodes::{Node, Tree};
 use super::steps::{Kind, LOOKUP, Parts, SINGLE_VALUES, Step};
@@ -35,6 +36,10 @@ pub(super) struct Plan {
     base: Vec<f64>,
     /// The contributions in every cell of the model, cell after cell.
     table: OnceLock<Vec<f64>>,
+    /// Rows that were explained.
+    rows: AtomicU64,
+    /// Of each feature the values at which a decision may change, ascending, wherever a row lies; see [`reasons`].
+    turns: Vec<OnceLock<Vec<f64>>>,
 }
 
 /// A step that makes raw scores.
@@ -49,8 +54,14 @@ struct Scored {
 impl Plan {
     fn new(model: &Model) -> Result<Plan, ModelError> {
         let parts = model.parts();
-        let mut plan =
-            Plan { scored: Vec::new(), sources: sources(model, parts), base: Vec::new(), table: OnceLock::new() };
+        let mut plan = Plan {
+            scored: Vec::new(),
+            sources: sources(model, parts),
+            base: Vec::new(),
+            table: OnceLock::new(),
+            rows: AtomicU64::new(0),
+            turns: model.features.iter().map(|_| OnceLock::new()).collect(),
+        };
         let mut means = 0;
         for (index, step) in model.steps.iter().enumerate() {
             if !matches!(step.kind, Kind::Trees | Kind::Linear) {
@@ -182,7 +193,6 @@ pub struct Explainer<'a> {
     sums: Vec<f64>,
     contributions: Vec<f64>,
     memory: forest::Memory,
-    rows: u64,
 }
 
 impl Model {
@@ -199,7 +209,6 @@ impl Model {
             sums: Vec::new(),
             contributions: Vec::new(),
             memory: forest::Memory::default(),
-            rows: 0,
         })
     }
 }
@@ -235,13 +244,14 @@ impl<'a> Explainer<'a> {
     /// There are not as many values as whole rows have.
     pub fn explain_block(&mut self, rows: &[f64]) {
         let features = self.scorer.model.features.len();
-        self.rows += (rows.len() / features) as u64;
+        let count = (rows.len() / features) as u64;
+        let so_far = count + self.plan.rows.fetch_add(count, Ordering::Relaxed);
         self.contributions.clear();
         if self.look_up(rows) {
             return;
         }
         self.compute(rows);
-        self.make_table();
+        self.make_table(so_far);
     }
 
     /// Takes the contributions out of the table; false if there is none, or a row has no cell in it.
@@ -276,11 +286,11 @@ impl<'a> Explainer<'a> {
     }
 
     /// Makes the table of all contributions, if there can be one and the rows so far have paid for it: at once where it is small.
-    fn make_table(&self) {
+    fn make_table(&self, so_far: u64) {
         let model = self.scorer.model;
         let Some(cells) = model.cells.get().and_then(Option::as_ref) else { return };
         let (count, width) = (cells.count(), self.width());
-        let paid = count <= FEW_CELLS || self.rows >= ROWS_A_CELL * count as u64;
+        let paid = count <= FEW_CELLS || so_far >= ROWS_A_CELL * count as u64;
         if !paid || count * width > MOST_CONTRIBUTIONS || model.table.get().is_none() {
             return;
         }

@@ -39,12 +39,17 @@ impl Explainer<'_> {
     /// The row has another number of values than there are features.
     pub fn reasons(&mut self, row: &[f64]) -> Result<Vec<Reason>, RowError> {
         self.explain(row)?;
+        let against = self.against(0)?;
+        if against.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut trials = Trials::new(self.scorer.model, row);
         let reason = |(feature, contribution)| Reason {
             feature,
             contribution,
-            counterfactual: self.counterfactual(row, feature),
+            counterfactual: self.plan.counterfactual(&mut trials, feature),
         };
-        Ok(self.against(0)?.into_iter().map(reason).collect())
+        Ok(against.into_iter().map(reason).collect())
     }
 
     /// The features of [`Explainer::reasons`] and their contributions, for a row of the last block.
@@ -70,69 +75,54 @@ impl Explainer<'_> {
         order.truncate(negative.clamp(1, MOST_REASONS));
         Ok(order)
     }
-
-    /// The nearest value of a feature that alone changes the decision on a row to the positive class.
-    ///
-    /// Decisions of trees change at their thresholds only: the values at both sides of each are tried, exact in the row's doubles. A linear
-    /// model is tried at places all over the range, and the change is then found between two of them. Whole numbers stay
-    /// whole, values stay in the feature's range, and none becomes missing. Of the texts, which have no distance, it is
-    /// the one with the greatest probability.
-    fn counterfactual(&self, row: &[f64], feature: usize) -> Option<f64> {
-        let model = self.scorer.model;
-        let mut trials = Trials { scorer: model.scorer(), row, feature, positive: model.positive_class() };
-        let candidates = self.plan.candidates(model, row[feature], feature);
-        if model.features[feature].kind == FeatureKind::Text {
-            return trials.likeliest(&candidates);
-        }
-        let found = trials.first(&candidates)?;
-        let is_linear = model.steps.iter().any(|step| step.kind == Kind::Linear);
-        let kind = model.features[feature].kind;
-        if is_linear && row[feature].is_finite() { Some(trials.nearest(&candidates, found, kind)) } else { Some(found) }
-    }
 }
 
 /// A row of which one value is changed.
 struct Trials<'a> {
     scorer: Scorer<'a>,
     row: &'a [f64],
-    feature: usize,
     positive: i64,
+    /// The row with several values of a feature.
+    rows: Vec<f64>,
 }
 
-impl Trials<'_> {
-    /// Predicts the row with each of these values; gives the probability where it is approved.
-    fn approved(&mut self, values: &[f64]) -> Vec<Option<f64>> {
-        let mut rows = Vec::with_capacity(values.len() * self.row.len());
+impl<'a> Trials<'a> {
+    fn new(model: &'a Model, row: &'a [f64]) -> Trials<'a> {
+        Trials { scorer: model.scorer(), row, positive: model.positive_class(), rows: Vec::new() }
+    }
+
+    /// Predicts the row with each of these values of a feature; gives the probability where it is approved.
+    fn approved(&mut self, feature: usize, values: &[f64]) -> impl Iterator<Item = Option<f64>> {
+        self.rows.clear();
+        self.rows.reserve(values.len() * self.row.len());
         for value in values {
-            let begin = rows.len();
-            rows.extend_from_slice(self.row);
-            rows[begin + self.feature] = *value;
+            let begin = self.rows.len();
+            self.rows.extend_from_slice(self.row);
+            self.rows[begin + feature] = *value;
         }
-        self.scorer.predict_block(&rows);
+        self.scorer.predict_block(&self.rows);
         let answers = (0..values.len()).map(|row| self.scorer.prediction(row).ok());
-        answers.map(|found| found.filter(|found| found.class == self.positive).map(|found| found.probability)).collect()
+        answers.map(|found| found.filter(|found| found.class == self.positive).map(|found| found.probability))
     }
 
     /// The first of these values with which the row is approved.
-    fn first(&mut self, values: &[f64]) -> Option<f64> {
-        for values in values.chunks(TRIALS) {
-            if let Some(place) = self.approved(values).iter().position(Option::is_some) {
-                return Some(values[place]);
-            }
-        }
-        None
+    fn first(&mut self, feature: usize, values: &[f64]) -> Option<f64> {
+        values.chunks(TRIALS).find_map(|values| {
+            let place = self.approved(feature, values).position(|probability| probability.is_some())?;
+            Some(values[place])
+        })
     }
 
     /// The value with the greatest probability among those with which the row is approved, the first of equals.
-    fn likeliest(&mut self, values: &[f64]) -> Option<f64> {
-        let approved = self.approved(values);
+    fn likeliest(&mut self, feature: usize, values: &[f64]) -> Option<f64> {
+        let approved = self.approved(feature, values);
         let all = values.iter().zip(approved).filter_map(|(value, probability)| Some((*value, probability?)));
         all.reduce(|best, next| if next.1 > best.1 { next } else { best }).map(|(value, _)| value)
     }
 
     /// The value nearest to the row's with which it is approved, between the one found and the last tried before it on that side.
-    fn nearest(&mut self, tried: &[f64], found: f64, kind: FeatureKind) -> f64 {
-        let own = self.row[self.feature];
+    fn nearest(&mut self, feature: usize, tried: &[f64], found: f64, kind: FeatureKind) -> f64 {
+        let own = self.row[feature];
         let before = tried.iter().copied().take_while(|value| *value != found);
         let mut denied = before.filter(|value| (*value > own) == (found > own)).last().unwrap_or(own);
         let mut approved = found;
@@ -146,38 +136,95 @@ impl Trials<'_> {
             if middle == denied || middle == approved {
                 return approved;
             }
-            if self.approved(&[middle])[0].is_some() { approved = middle } else { denied = middle }
+            if self.approved(feature, &[middle]).any(|found| found.is_some()) {
+                approved = middle
+            } else {
+                denied = middle
+            }
         }
     }
 }
 
 impl Plan {
+    /// The nearest value of a feature that alone changes the decision on a row to the positive class.
+    ///
+    /// Decisions of trees change at their thresholds only: the values at both sides of each are tried, exact in the row's doubles. A linear
+    /// model is tried at places all over the range, and the change is then found between two of them. Whole numbers stay
+    /// whole, values stay in the feature's range, and none becomes missing. Of the texts, which have no distance, it is
+    /// the one with the greatest probability.
+    fn counterfactual(&self, trials: &mut Trials, feature: usize) -> Option<f64> {
+        let (model, own) = (trials.scorer.model, trials.row[feature]);
+        let candidates = self.candidates(model, own, feature);
+        let kind = model.features[feature].kind;
+        if kind == FeatureKind::Text {
+            return trials.likeliest(feature, &candidates);
+        }
+        let found = trials.first(feature, &candidates)?;
+        let is_linear = model.steps.iter().any(|step| step.kind == Kind::Linear);
+        if is_linear && own.is_finite() { Some(trials.nearest(feature, &candidates, found, kind)) } else { Some(found) }
+    }
+
     /// Values of a feature at which a decision may change, the nearest to the row's own first.
     fn candidates(&self, model: &Model, own: f64, feature: usize) -> Vec<f64> {
+        let described = &model.features[feature];
+        let turns = self.turns[feature].get_or_init(|| possible(described, self.turns(model, feature)));
+        let is_linear = |step: &Step| step.kind == Kind::Linear && self.inputs(step, feature).count() > 0;
+        if described.kind == FeatureKind::Text || !model.steps.iter().any(is_linear) {
+            return from_near_to_far(turns, own);
+        }
+        from_near_to_far(&possible(described, [turns.as_slice(), &places(own, described)].concat()), own)
+    }
+
+    /// The values at which the decision of trees and look-ups may change, whatever the row; any order.
+    fn turns(&self, model: &Model, feature: usize) -> Vec<f64> {
         let (described, parts) = (&model.features[feature], model.parts());
-        let mut values = Vec::new();
         if described.kind == FeatureKind::Text {
-            values.extend((0..described.texts.len()).map(|text| text as f64));
-        } else {
-            for step in &model.steps {
-                let inputs = step.input.clone().filter(|slot| self.sources[*slot] == feature);
-                match step.kind {
-                    Kind::Trees => inputs.for_each(|slot| at_splits(model, parts, step, slot, described, &mut values)),
-                    Kind::Ordinal | Kind::OneHot => {
-                        values.extend(keys(step, parts, &self.sources[step.input.clone()], feature));
-                    }
-                    Kind::Linear if inputs.count() > 0 => values.extend(places(own, described)),
-                    _ => {}
+            return (0..described.texts.len()).map(|text| text as f64).collect();
+        }
+        let mut values = Vec::new();
+        for step in &model.steps {
+            match step.kind {
+                Kind::Trees => self
+                    .inputs(step, feature)
+                    .for_each(|slot| at_splits(model, parts, step, slot, described, &mut values)),
+                Kind::Ordinal | Kind::OneHot => {
+                    values.extend(keys(step, parts, &self.sources[step.input.clone()], feature));
                 }
+                _ => {}
             }
         }
-        // Minus zero is zero to those who read it.
-        values.iter_mut().for_each(|value| *value += 0.0);
-        values.retain(|value| is_possible(described, *value) && *value != own);
-        let distance = |value: &f64| if own.is_nan() { *value } else { (value - own).abs() };
-        values.sort_by(|one, other| distance(one).total_cmp(&distance(other)).then(one.total_cmp(other)));
-        values.dedup();
         values
+    }
+
+    /// The slots that a step reads and that were derived from a feature.
+    fn inputs(&self, step: &Step, feature: usize) -> impl Iterator<Item = usize> {
+        step.input.clone().filter(move |slot| self.sources[*slot] == feature)
+    }
+}
+
+/// Those values that an application may have, ascending.
+fn possible(feature: &Feature, mut values: Vec<f64>) -> Vec<f64> {
+    // Minus zero is zero to those who read it.
+    values.iter_mut().for_each(|value| *value += 0.0);
+    values.retain(|value| is_possible(feature, *value));
+    values.sort_unstable_by(f64::total_cmp);
+    values.dedup();
+    values
+}
+
+/// Ascending values other than a row's own, the nearest to it first and the lower of two as near; ascending if the row has none.
+fn from_near_to_far(values: &[f64], own: f64) -> Vec<f64> {
+    let place = if own.is_nan() { 0 } else { values.partition_point(|value| *value < own) };
+    let (mut below, above) = values.split_at(place);
+    let mut above = above.strip_prefix(&[own]).unwrap_or(above);
+    let mut ordered = Vec::with_capacity(values.len());
+    loop {
+        match (below, above) {
+            ([rest @ .., low], [high, ..]) if own - low <= high - own => (below, _) = (rest, ordered.push(*low)),
+            (_, [high, rest @ ..]) => (above, _) = (rest, ordered.push(*high)),
+            ([rest @ .., low], []) => (below, _) = (rest, ordered.push(*low)),
+            ([], []) => return ordered,
+        }
     }
 }
 
@@ -300,4 +347,20 @@ fn places(own: f64, feature: &Feature) -> Vec<f64> {
     };
     let ends = [feature.minimum, feature.maximum];
     ends.into_iter().flat_map(on_the_way).chain(ends).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_value_comes_first_and_the_own_one_never() {
+        let values = [-3.0, 1.0, 2.0, 3.0, 5.0];
+        assert_eq!(from_near_to_far(&values, 2.0), [1.0, 3.0, 5.0, -3.0]);
+        assert_eq!(from_near_to_far(&values, 2.25), [2.0, 3.0, 1.0, 5.0, -3.0]);
+        assert_eq!(from_near_to_far(&values, -4.0), values);
+        assert_eq!(from_near_to_far(&values, 6.0), [5.0, 3.0, 2.0, 1.0, -3.0]);
+        assert_eq!(from_near_to_far(&values, f64::NAN), values);
+        assert!(from_near_to_far(&[], 1.0).is_empty());
+    }
 }
