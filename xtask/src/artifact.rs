@@ -79,6 +79,13 @@ mod tests {
             (subject["digest"].as_str(), subject["mediaType"].as_str(), subject["size"].as_u64()),
             (Some(image.digest.as_str()), Some(image::MANIFEST_TYPE), Some(image.manifest.len() as u64))
         );
+        // What clients choose by, and what they make of it.
+        let layer = &manifest["layers"][0];
+        assert_eq!(
+            (&manifest["artifactType"], &layer["mediaType"]),
+            (&json!("application/vnd.in-toto+json"), &json!("application/vnd.in-toto+json"))
+        );
+        assert_eq!(layer["annotations"]["org.opencontainers.image.title"], "bundle.json");
         assert_eq!(image::layers(&artifact.manifest).unwrap(), [digest::of_bytes(b"{\"a\":1}")]);
         assert!(image::describe(&artifact.manifest).is_err(), "it is no image that could be deployed");
         assert!(about(b"", "bundle.json", b"{}").is_err());

@@ -285,3 +285,74 @@ fn is_absent(error: &OciDistributionError) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use local_aws::{LocalCloud, Options};
+
+    use super::*;
+    use crate::{config, image};
+
+    const STATEMENT: &[u8] = b"{\"a\":1}";
+
+    /// A registry with one image.
+    async fn with_image(state: &Path) -> (LocalCloud, Repository, Image) {
+        let options = Options { root: state.to_path_buf(), port: 0, region: "us-east-1".to_string() };
+        let served = LocalCloud::start(options).await.unwrap();
+        let config = config::parse(include_str!("../../pipeline.toml")).unwrap();
+        let environment = config.environment("preprod").unwrap();
+        let cloud = Cloud::at(served.endpoint_url().to_string(), environment, None).await;
+        let uri = cloud.ensure_repository("images").await.unwrap();
+        let repository = Repository::open(&cloud, &uri).await.unwrap();
+        let image = image::assemble(b"program", b"model", "amd64").unwrap();
+        repository.push(&image, "1").await.unwrap();
+        (served, repository, image)
+    }
+
+    /// Digests of what the registry lists as being about an image.
+    async fn referrers(served: &LocalCloud, repository: &Repository, image: &str) -> Vec<String> {
+        let login = repository.login();
+        let url = format!("{}/v2/images/referrers/{image}", served.endpoint_url());
+        let client = reqwest::Client::builder().no_proxy().tls_certs_only([]).build().unwrap();
+        let answer = client.get(url).basic_auth(&login.user, Some(&login.password)).send().await.unwrap();
+        let index: serde_json::Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
+        let listed = index["manifests"].as_array().unwrap();
+        listed.iter().map(|each| each["digest"].as_str().unwrap().to_string()).collect()
+    }
+
+    #[tokio::test]
+    async fn a_statement_lies_beside_its_image_once() {
+        let state = tempfile::tempdir().unwrap();
+        let (served, repository, image) = with_image(state.path()).await;
+        let tag = repository.attach(&image.digest, "bundle.json", STATEMENT).await.unwrap();
+        assert_eq!(tag, artifact::tag(&digest::of_bytes(STATEMENT)));
+        let attached = repository.digest_of_tag(&tag).await.unwrap().unwrap();
+        assert_eq!(referrers(&served, &repository, &image.digest).await, std::slice::from_ref(&attached));
+        assert_eq!(repository.layer(&attached, &digest::of_bytes(STATEMENT)).await.unwrap(), STATEMENT);
+        // Once more nothing is there to do; another document lies beside the first.
+        assert_eq!(repository.attach(&image.digest, "bundle.json", STATEMENT).await.unwrap(), tag);
+        assert_eq!(referrers(&served, &repository, &image.digest).await.len(), 1);
+        let other = repository.attach(&image.digest, "bundle.json", b"{\"a\":2}").await.unwrap();
+        assert_ne!(other, tag);
+        assert_eq!(referrers(&served, &repository, &image.digest).await.len(), 2);
+        served.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn a_statement_is_not_put_beside_another_image() {
+        let state = tempfile::tempdir().unwrap();
+        let (served, repository, image) = with_image(state.path()).await;
+        let absent = digest::of_bytes(b"");
+        let error = repository.attach(&absent, "bundle.json", STATEMENT).await.unwrap_err();
+        assert!(format!("{error:#}").contains("the registry does not have the image"), "{error:#}");
+        assert!(referrers(&served, &repository, &absent).await.is_empty());
+        // Its tag is taken by something else.
+        let tag = artifact::tag(&digest::of_bytes(STATEMENT));
+        repository.tag(&image.digest, &tag).await.unwrap();
+        let error = repository.attach(&image.digest, "bundle.json", STATEMENT).await.unwrap_err();
+        assert!(format!("{error:#}").contains("already names"), "{error:#}");
+        served.shutdown().await;
+    }
+}
