@@ -189,6 +189,30 @@ def test_tampered_evidence_is_refused_by_name(clone, file, change, command, code
     clone.xtask("pipeline")
 
 
+def test_no_byte_that_the_evidence_names_may_change_before_deploy(clone):
+    evidence = json.loads((clone.run_folder() / "bundle.json").read_text())["predicate"]
+    files = {name: stage for stage, names in evidence["files"].items() for name in names}
+    assert {"model.bin", "metrics.json", "report.xml", "sbom.cdx.json", "gate.junit.xml", "test_split.csv"} <= set(files)
+    records = {name: "gate" for name in evidence["records"]}
+    run = clone.run_folder().name
+    for name, stage in (files | records | {"bundle.json": "gate"}).items():
+        path = clone.run_folder() / name
+        with clone.holding(path):
+            data = path.read_bytes()
+            middle = len(data) // 2
+            path.write_bytes(data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1:])
+            ended = clone.xtask("deploy", expect=1)
+        assert name in ended.err and f"cargo xtask {stage}" in ended.err, f"{name}: {ended.err}"
+    for name in evidence["policies"]:
+        path = clone.path / name
+        with clone.holding(path):
+            path.write_bytes(path.read_bytes() + b"\n")
+            ended = clone.xtask("deploy", expect=1)
+        mended = f"{name} changed since the gate judged by it: run `cargo xtask gate --env local --run {run}` again"
+        assert mended in ended.err, ended.err
+    assert "skipped" in clone.xtask("deploy").err
+
+
 def test_records_that_speak_of_other_bytes_are_refused(clone):
     other = b"sha256:" + b"0" * 64
     model = clone.record("build")["model"]["digest"].encode()

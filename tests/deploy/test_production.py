@@ -150,6 +150,9 @@ def test_approval_of_exactly_this_verdict(world):
         assert "has expired" in deploy(5).err
         (folder / "approval.json").write_text(json.dumps(approval | {"gate": "sha256:" + "0" * 64}))
         assert "is of another verdict" in deploy(5).err
+        other = approval["evidence"] | {"test.json": "sha256:" + "0" * 64}
+        (folder / "approval.json").write_text(json.dumps(approval | {"evidence": other}))
+        assert "it names another test.json than gate.json" in deploy(5).err
         (folder / "approval.json").write_text("{")
         assert "is corrupted" in deploy(5).err
     assert world.alias(PRODUCTION)["version"] == "1"

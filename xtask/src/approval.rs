@@ -68,7 +68,7 @@ pub fn require(context: &Context, gate: &Record<gate::Content>) -> Result<Option
     }
     match read(context)? {
         None => Err(missing(context, "nobody has approved this deployment")),
-        Some(approval) => match refusal(&approval, context, &context.record_digest(Stage::Gate)?, Utc::now()) {
+        Some(approval) => match refusal(&approval, context, gate)? {
             Some(reason) => Err(missing(context, &reason)),
             None => Ok(Some(approval)),
         },
@@ -85,7 +85,7 @@ pub fn state(context: &Context) -> String {
     }
     let look = || -> Result<String> {
         let Some(approval) = read(context)? else { return Ok("missing".to_string()) };
-        Ok(match refusal(&approval, context, &context.record_digest(Stage::Gate)?, Utc::now()) {
+        Ok(match refusal(&approval, context, &context.read(Stage::Gate)?)? {
             Some(reason) => reason,
             None => format!("by {} until {}", approval.approved_by.join(", "), approval.expires_at.format("%F %R UTC")),
         })
@@ -114,9 +114,17 @@ fn missing(context: &Context, reason: &str) -> anyhow::Error {
 }
 
 /// Why an approval does not count, if so.
-fn refusal(approval: &Approval, context: &Context, gate: &str, now: DateTime<Utc>) -> Option<String> {
-    let run = context.run().unwrap_or_default();
-    check(approval, (&context.environment_name, &run, gate), now)
+fn refusal(approval: &Approval, context: &Context, gate: &Record<gate::Content>) -> Result<Option<String>> {
+    let (run, digest) = (context.run()?, context.record_digest(Stage::Gate)?);
+    let reason = check(approval, (&context.environment_name, &run, &digest), Utc::now());
+    Ok(reason.or_else(|| other_evidence(&approval.evidence, &evidence(gate))))
+}
+
+/// What an approval names otherwise than the verdict, if anything.
+fn other_evidence(approved: &Digests, judged: &Digests) -> Option<String> {
+    let names = approved.keys().chain(judged.keys());
+    let name = names.into_iter().find(|name| approved.get(*name) != judged.get(*name))?;
+    Some(format!("approval.json was changed: it names another {name} than gate.json"))
 }
 
 fn check(approval: &Approval, (environment, run, gate): (&str, &str, &str), now: DateTime<Utc>) -> Option<String> {
@@ -331,6 +339,22 @@ mod tests {
             assert!(check(&Approval { approved_by: nobody, ..approval(now) }, wanted, now).is_some());
         }
         assert!(check(&Approval { approved_at: None, ..approval(now) }, wanted, now).is_some());
+    }
+
+    #[test]
+    fn an_approval_names_what_the_verdict_rests_on() {
+        let digests = |pairs: &[(&str, &str)]| -> Digests {
+            pairs.iter().map(|(name, digest)| (name.to_string(), digest.to_string())).collect()
+        };
+        let judged = digests(&[("image", "sha256:1"), ("test.json", "sha256:2")]);
+        assert_eq!(other_evidence(&judged, &judged), None);
+        for (approved, name) in [
+            (digests(&[("image", "sha256:1"), ("test.json", "sha256:3")]), "another test.json"),
+            (digests(&[("image", "sha256:1")]), "another test.json"),
+            (digests(&[("image", "sha256:1"), ("test.json", "sha256:2"), ("x", "")]), "another x"),
+        ] {
+            assert!(other_evidence(&approved, &judged).unwrap().contains(name));
+        }
     }
 
     #[test]

@@ -135,7 +135,8 @@ pub fn read_verified<T: DeserializeOwned>(folder: &Path, stage: Stage) -> Result
 pub fn verify_files<T>(folder: &Path, record: &Record<T>) -> Result<()> {
     for (name, expected) in &record.files {
         let path = folder.join(name);
-        let fix = format!("run `cargo xtask {}` to make it anew", record.stage.name());
+        let Record { stage, environment, run, .. } = record;
+        let fix = format!("run `cargo xtask {} --env {environment} --run {run}` to make it anew", stage.name());
         if !path.is_file() {
             bail!("{} is missing, although {} names it: {fix}", path.display(), record.stage.file());
         }

@@ -17,17 +17,18 @@ pub fn verified_gate(context: &Context) -> Result<Record<gate::Content>> {
     if gate.content.verdict == gate::Verdict::Deny {
         return Err(exit::denied("gate.json says deny: nothing is deployed"));
     }
+    let again = format!("run `cargo xtask gate --env {} --run {}` again", gate.environment, gate.run);
     for stage in [Stage::Build, Stage::Scan, Stage::Test] {
         let found = context.record_digest(stage)?;
         if gate.inputs.get(stage.file()) != Some(&found) {
-            bail!("{} is not the one that the gate judged: run `cargo xtask gate` again", stage.file());
+            bail!("{} is not the one that the gate judged: {again}", stage.file());
         }
     }
     // The policies that judged must still be the ones in the clone, or the verdict is an old one.
     for outcome in &gate.content.outcomes {
         for policy in &outcome.policies {
             if digest::of_file(&context.root.join(&policy.path))? != policy.digest {
-                bail!("{} changed since the gate judged by it: run `cargo xtask gate` again", policy.path);
+                bail!("{} changed since the gate judged by it: {again}", policy.path);
             }
         }
     }
@@ -36,7 +37,7 @@ pub fn verified_gate(context: &Context) -> Result<Record<gate::Content>> {
     for (rule, _, waived) in gate.content.outcomes.iter().flat_map(|outcome| outcome.waived()) {
         if today > waived.expires {
             return Err(exit::denied(format!(
-                "the waiver of {} by {} has expired since the gate judged: run `cargo xtask gate` again",
+                "the waiver of {} by {} has expired since the gate judged: {again}",
                 rule.id, waived.owner
             )));
         }
