@@ -64,7 +64,7 @@ pub struct Rollback {
     pub decisions: Vec<String>,
 }
 
-const FILE: &str = "rollback.json";
+pub const FILE: &str = "rollback.json";
 
 /// The record of a rollback in a folder, if there is one.
 ///

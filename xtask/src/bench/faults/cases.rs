@@ -164,7 +164,7 @@ async fn inject(bench: &Bench, case: &Case, sandbox: &Sandbox) -> Result<bool> {
     let expected = case.expected.as_ref().as_ref();
     let done = ended.code == Some(0);
     scenario.check(&truth, sandbox, done, expected).await.with_context(context)?;
-    sandbox.must(scenario.command, &proxy.url()).await.context("the same command without the fault")?;
+    scenario.repeat(&truth, sandbox).await.context("the same command without the fault")?;
     scenario.check(&truth, sandbox, true, expected).await.context("after the same command without the fault")?;
     cloud.shutdown().await;
     Ok(true)

@@ -45,6 +45,8 @@ pub enum Progress {
     Built,
     /// Allowed by the gate.
     Judged,
+    /// Live.
+    Deployed,
 }
 
 /// A cloud's state.
@@ -60,6 +62,8 @@ pub enum State {
     Pushed,
     /// As `Live`, and the scanner found so much in the new image that it takes two pages.
     Findings,
+    /// The new candidate is live, and the old one was before.
+    Replaced,
 }
 
 /// Findings of the new image: one page holds a hundred.
@@ -92,6 +96,15 @@ impl Fixtures {
         fs::remove_dir_all(state(folder, State::Pushed).join("lambda")).context("forget the function")?;
         replace(&sandbox.cloud, &state(folder, State::Findings))?;
         write_findings(&state(folder, State::Findings), &new.image)?;
+        let go_on = async |command: &[&str], reached| {
+            sandbox.restore(&runs(folder, &new.run, Progress::Judged), &state(folder, State::Live))?;
+            let cloud = serve(&sandbox.cloud).await?;
+            sandbox.must(command, cloud.endpoint_url()).await?;
+            cloud.shutdown().await;
+            replace(&sandbox.cloud, &state(folder, reached))
+        };
+        go_on(&["deploy"], State::Replaced).await?;
+        replace(&sandbox.runs(), &runs(folder, &new.run, Progress::Deployed))?;
         Ok(Fixtures { folder: folder.to_path_buf(), old, new, other })
     }
 
@@ -119,6 +132,7 @@ fn state(folder: &Path, state: State) -> PathBuf {
         State::Live => "cloud-live",
         State::Pushed => "cloud-pushed",
         State::Findings => "cloud-findings",
+        State::Replaced => "cloud-replaced",
     })
 }
 
@@ -127,6 +141,7 @@ fn runs(folder: &Path, run: &str, progress: Progress) -> PathBuf {
         Progress::Made => format!("{run}-made"),
         Progress::Built => format!("{run}-built"),
         Progress::Judged => format!("{run}-judged"),
+        Progress::Deployed => format!("{run}-deployed"),
     })
 }
 

@@ -153,6 +153,7 @@ fn shorten(table: &mut toml::Table) {
     };
     set(&["environments", ENVIRONMENT, "rollout"], "pause_seconds", 0.into());
     set(&["environments", ENVIRONMENT], "training_image", "off".into());
+    set(&["monitor"], "mail_to", toml::Value::Array(Vec::new()));
     set(&["github"], "repository", "example/model".into());
     if let Some(scan) = inner(table, &["scan"]) {
         scan.remove("python_advisories");

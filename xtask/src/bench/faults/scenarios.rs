@@ -3,10 +3,11 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::fixtures::{Candidate, Progress, State};
+use super::fixtures::{Candidate, Fixtures, Progress, State, read};
 use super::sandbox::Sandbox;
 use super::verify::{self, Serving, Truth};
 use crate::records::Stage;
+use crate::{artifact, digest, evidence, rollback};
 
 /// A command at work in a certain state.
 #[derive(Debug, Clone, Copy)]
@@ -26,9 +27,11 @@ enum Check {
     Scan,
     Deploy,
     Provision,
+    Rollback,
+    Monitor,
 }
 
-pub const SCENARIOS: [Scenario; 7] = [
+pub const SCENARIOS: [Scenario; 9] = [
     Scenario {
         name: "first provision",
         command: &["provision"],
@@ -44,6 +47,22 @@ pub const SCENARIOS: [Scenario; 7] = [
         progress: Progress::Made,
         sampled: true,
         check: Check::Provision,
+    },
+    Scenario {
+        name: "monitor",
+        command: &["monitor"],
+        cloud: State::Live,
+        progress: Progress::Judged,
+        sampled: true,
+        check: Check::Monitor,
+    },
+    Scenario {
+        name: "rollback",
+        command: &["rollback"],
+        cloud: State::Replaced,
+        progress: Progress::Deployed,
+        sampled: false,
+        check: Check::Rollback,
     },
     Scenario {
         name: "first build",
@@ -108,6 +127,7 @@ impl Scenario {
             Check::Deploy if done => &[new],
             Check::Deploy if nothing_live => &[new],
             Check::Deploy => &[&truth.fixtures.old, new],
+            Check::Rollback if !done => &[&truth.fixtures.old, new],
             _ => &[&truth.fixtures.old],
         };
         let serving = truth.serving(allowed, done || !nothing_live).await?;
@@ -115,10 +135,35 @@ impl Scenario {
         match self.check {
             Check::Build => check_build(sandbox, new, &truth.tags().await?, done),
             Check::Scan => check_scan(sandbox, new, done, expected),
+            Check::Deploy if done => {
+                check_deploy(sandbox, new, serving.as_ref(), done)?;
+                check_evidence(sandbox, new, &truth.tags().await?)
+            }
             Check::Deploy => check_deploy(sandbox, new, serving.as_ref(), done),
             Check::Provision if done => check_provision(truth, sandbox).await,
+            Check::Monitor => check_monitor(sandbox, new, done),
+            Check::Rollback => check_rollback(truth, sandbox, serving.as_ref(), done).await,
             Check::Provision => Ok(()),
         }
+    }
+
+    /// The same command once more, without a fault: it ends well. Of a rollback that took effect nothing is left to do, and it
+    /// says so.
+    pub async fn repeat(&self, truth: &Truth<'_>, sandbox: &Sandbox) -> Result<()> {
+        let Fixtures { old, new, .. } = truth.fixtures;
+        if self.check == Check::Rollback
+            && truth.serving(&[old, new], true).await?.is_some_and(|serving| serving.image == old.image)
+        {
+            let ended = sandbox.run(self.command, truth.proxy_url).await?;
+            ensure!(
+                ended.code == Some(1) && ended.errors.contains("does not remember what was live before"),
+                "a second rollback ended with {:?}: {}",
+                ended.code,
+                ended.errors.trim()
+            );
+            return Ok(());
+        }
+        sandbox.must(self.command, truth.proxy_url).await.map(|_| ())
     }
 
     /// What the scan found without a fault: any other finding would be a lie.
@@ -178,14 +223,60 @@ fn check_deploy(sandbox: &Sandbox, new: &Candidate, serving: Option<&Serving>, d
     Ok(())
 }
 
+/// The evidence lies beside the image.
+fn check_evidence(sandbox: &Sandbox, new: &Candidate, tags: &[(String, String)]) -> Result<()> {
+    let wanted = artifact::tag(&digest::of_file(&sandbox.runs().join(&new.run).join(evidence::FILE))?);
+    let attached = tags.iter().any(|(tag, digest)| *tag == wanted && *digest != new.image);
+    ensure!(attached, "deploy ended well, and the registry has no {wanted} beside the image");
+    Ok(())
+}
+
+/// Nothing of the network makes a model that answers one that does not.
+fn check_monitor(sandbox: &Sandbox, new: &Candidate, done: bool) -> Result<()> {
+    let Some(record) = verify::record(&sandbox.runs(), &new.run, Stage::Monitor)? else {
+        ensure!(!done, "monitor ended well without a record");
+        return Ok(());
+    };
+    ensure!(record["healthy"] == true, "the old version answers, and monitor.json says that it does not");
+    ensure!(record["deployed"]["stale"] == false, "monitor.json says {}", record["deployed"]["reason"]);
+    Ok(())
+}
+
+/// Who was taken out of use does not come back by itself, whatever became of the command.
+async fn check_rollback(truth: &Truth<'_>, sandbox: &Sandbox, serving: Option<&Serving>, done: bool) -> Result<()> {
+    let Fixtures { old, new, .. } = truth.fixtures;
+    let path = sandbox.runs().join(&new.run).join(rollback::FILE);
+    let record = if path.exists() { Some(read(&path)?) } else { None };
+    if serving.is_none_or(|serving| serving.image != old.image) {
+        ensure!(record.is_none(), "rollback.json is there, and the new version still is live");
+        return Ok(());
+    }
+    if done {
+        let record = record.context("rollback ended well without a record")?;
+        ensure!(
+            record["image"] == old.image.as_str() && record["from_run"] == new.run.as_str(),
+            "rollback.json names {} and run {}",
+            record["image"],
+            record["from_run"]
+        );
+    }
+    let ended = sandbox.run(&["deploy", "--run", &new.run], truth.proxy_url).await?;
+    ensure!(ended.code == Some(3), "deploying the run again ended with {:?}: {}", ended.code, ended.errors.trim());
+    Ok(())
+}
+
 /// Asked again, it would change nothing.
 async fn check_provision(truth: &Truth<'_>, sandbox: &Sandbox) -> Result<()> {
-    let planned = sandbox.must(&["provision", "--dry-run", "--json"], truth.proxy_url).await?;
-    let report: Value = serde_json::from_str(&planned.output).context("understand the plan")?;
-    let resources = report["resources"].as_array().context("the plan names no resources")?;
-    let left =
-        resources.iter().filter(|resource| ["create", "update"].iter().any(|action| resource["action"] == *action));
-    let left: Vec<_> = left.map(|resource| format!("{} {}", resource["kind"], resource["details"])).collect();
+    let left = planned(truth, sandbox, &["provision", "--dry-run", "--json"], &["create", "update"]).await?;
     ensure!(left.is_empty(), "provision ended well and left something to do: {}", left.join(", "));
     Ok(())
+}
+
+/// What a plan would do of the named actions.
+async fn planned(truth: &Truth<'_>, sandbox: &Sandbox, command: &[&str], actions: &[&str]) -> Result<Vec<String>> {
+    let planned = sandbox.must(command, truth.proxy_url).await?;
+    let report: Value = serde_json::from_str(&planned.output).context("understand the plan")?;
+    let resources = report["resources"].as_array().context("the plan names no resources")?;
+    let left = resources.iter().filter(|resource| actions.iter().any(|action| resource["action"] == *action));
+    Ok(left.map(|resource| format!("{} {}", resource["kind"], resource["details"])).collect())
 }
