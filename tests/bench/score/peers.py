@@ -1,8 +1,9 @@
 """The peers of the scoring benchmark.
 
-    peers.py prepare FOLDER        trains the models and makes what the peers need
-    peers.py export FOLDER OUT     writes the trained models in the predictor's format
-    peers.py measure FOLDER OUT    measures the peers that are called from Python, as JSON
+    peers.py prepare FOLDER [TEXT]   trains the models whose names contain TEXT, and makes what the
+                                     peers need
+    peers.py export FOLDER OUT       writes the trained models in the predictor's format
+    peers.py measure FOLDER OUT      measures the peers that are called from Python, as JSON
 
 Rows and answers are float64, row after row; an answer is the probability of the positive class.
 `prepare` leaves NAME.rows.f64 and NAME.expected.f64 (the library's own answers) of each model, and
@@ -42,8 +43,8 @@ PASSES = 3
 COMPILE = ["cc", "-O3", "-fPIC", "-shared", "-o"]
 
 
-def train():
-    """The models by name, each with the rows that it is asked about."""
+def train(only=""):
+    """The models whose names contain a text, by name, each with the rows that it is asked about."""
     random = np.random.default_rng(0)
     rows = random.normal(size=(ROWS, WIDTH))
     score = np.sin(rows[:, 0] * 2) + rows[:, 1] * rows[:, 2] + random.normal(size=ROWS)
@@ -55,17 +56,19 @@ def train():
         return lightgbm.LGBMClassifier(n_estimators=300, num_leaves=63, num_threads=1, verbose=-1)
 
     forest = RandomForestClassifier(100, max_depth=10, random_state=0, n_jobs=1)
+    trees = xgboost.XGBClassifier(n_estimators=300, max_depth=6, nthread=1)
+    tree = DecisionTreeClassifier(max_depth=3, random_state=0)
     models = {
-        "xgb30": xgboost.XGBClassifier(n_estimators=300, max_depth=6, nthread=1).fit(rows, target),
-        "lgb30": boosting().fit(rows, target),
-        "rf30": forest.fit(rows, target),
-        "few4": boosting().fit(credit, decided),
-        "credit": DecisionTreeClassifier(max_depth=3, random_state=0).fit(credit, decided),
+        "xgb30": (trees, rows, target),
+        "lgb30": (boosting(), rows, target),
+        "rf30": (forest, rows, target),
+        "few4": (boosting(), credit, decided),
+        "credit": (tree, credit, decided),
     }
-    credit = credit[:ROWS]
     return {
-        name: (model, credit if name in ("few4", "credit") else rows)
-        for name, model in models.items()
+        name: (model.fit(rows, target), rows[:ROWS])
+        for name, (model, rows, target) in models.items()
+        if only in name
     }
 
 
@@ -182,10 +185,10 @@ def made(peer, make, name, model, rows, folder):
     return {"model": name, "peer": peer} | call
 
 
-def prepare(folder):
+def prepare(folder, only):
     """Trains, and makes everything that takes long."""
     print("training", flush=True)
-    models = train()
+    models = train(only)
     joblib.dump({name: model for name, (model, _) in models.items()}, folder / "models.joblib")
     for name, (model, rows) in models.items():
         rows.tofile(folder / f"{name}.rows.f64")
@@ -281,11 +284,10 @@ def measure(folder, out):
 
 
 if __name__ == "__main__":
-    task, *places = sys.argv[1:]
-    places = [Path(place) for place in places]
+    task, folder, *more = sys.argv[1:]
     if task == "prepare":
-        prepare(*places)
+        prepare(Path(folder), *(more or [""]))
     elif task == "export":
-        export_all(*places)
+        export_all(Path(folder), Path(*more))
     else:
-        print(json.dumps(measure(*places)))
+        print(json.dumps(measure(Path(folder), Path(*more))))

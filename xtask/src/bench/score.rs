@@ -88,12 +88,13 @@ struct Peer {
 /// Times of a row, and answers that differ from the library's.
 pub(super) fn measure(root: &Path, options: &Options) -> Result<Measured> {
     let environment = tools::python_environment(root, Path::new(PROJECT))?;
-    let prepared = prepare(root, &environment.python)?;
+    let only = options.only.as_deref().unwrap_or_default();
+    let prepared = prepare(root, &environment.python, only)?;
     let text = fs::read(prepared.join("peers.json")).context("read what was prepared")?;
     let Prepared { widths, peers: calls } = serde_json::from_slice(&text).context("understand what was prepared")?;
-    let wanted = |model: &str| options.only.as_ref().is_none_or(|only| model.contains(only.as_str()));
+    let wanted = |model: &str| model.contains(only);
     if !widths.keys().any(|model| wanted(model)) {
-        bail!("no model's name contains {:?}", options.only.as_deref().unwrap_or_default());
+        bail!("no model's name contains {only:?}");
     }
     let folder = tempfile::tempdir().context("make a folder for what is measured")?;
     let bench = Bench { root, prepared: &prepared, folder: folder.path() };
@@ -127,19 +128,21 @@ pub(super) fn measure(root: &Path, options: &Options) -> Result<Measured> {
     Ok(measured)
 }
 
-/// What takes minutes to make, made once for what it is made of.
-fn prepare(root: &Path, python: &Path) -> Result<PathBuf> {
+/// What takes minutes to make, made once for what it is made of: of the models whose names contain a text, where those of all are not
+/// there already.
+fn prepare(root: &Path, python: &Path, only: &str) -> Result<PathBuf> {
     let home = root.join("target/bench/score");
-    let ready = home.join(&identity(root)?[.."0123456789abcdef".len()]);
-    if ready.join("peers.json").is_file() {
-        return Ok(ready);
+    let folder = |only| Ok::<_, anyhow::Error>(home.join(&identity(root, only)?[.."0123456789abcdef".len()]));
+    let ready = folder(only)?;
+    if let Some(kept) = [folder("")?, ready.clone()].into_iter().find(|folder| folder.join("peers.json").is_file()) {
+        return Ok(kept);
     }
     note("training the models and compiling the peers' programs: some minutes, this once");
     let fresh = home.join(format!("new-{}", std::process::id()));
     fs::create_dir_all(&fresh).with_context(|| format!("make the folder {}", fresh.display()))?;
     let log = home.join("prepare.log");
     let made = in_python(Program::new("make the peers", python, root), root)
-        .args([root.join(PROJECT).join("peers.py"), "prepare".into(), fresh.clone()])
+        .args([root.join(PROJECT).join("peers.py"), "prepare".into(), fresh.clone(), only.into()])
         .limit(Duration::from_secs(60 * 60))
         .run(&log)
         .and_then(|()| fs::rename(&fresh, &ready).with_context(|| format!("keep {}", ready.display())));
@@ -150,7 +153,7 @@ fn prepare(root: &Path, python: &Path) -> Result<PathBuf> {
 }
 
 /// Names what the peers' programs are made of, and the machine that they are made for.
-fn identity(root: &Path) -> Result<String> {
+fn identity(root: &Path, only: &str) -> Result<String> {
     let file = |path: &str| digest::of_file(&root.join(path));
     let parts = [
         file("tests/bench/score/peers.py")?,
@@ -160,6 +163,7 @@ fn identity(root: &Path) -> Result<String> {
         processor_features(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default()),
         // The environment's libraries are named by their place.
         root.display().to_string(),
+        only.to_string(),
     ];
     Ok(digest::of_bytes(parts.join("\n").as_bytes()).trim_start_matches("sha256:").to_string())
 }
