@@ -21,19 +21,43 @@ allow if {
 	count(not_passed("error")) == 0
 }
 
+# METADATA
+# title: The checks are there and say what they found
+# custom:
+#   id: behaviour.checks
 deny contains "The behaviour of the model was not measured" if not checks_proven
 
+# METADATA
+# title: The checks are of the model in the image
+# custom:
+#   id: behaviour.identity
 deny contains "The behaviour belongs to another model than the image" if not model_proven
 
+# METADATA
+# title: Enough generated pairs were tried
+# custom:
+#   id: behaviour.pairs
 deny contains sprintf("Fewer than %d generated pairs were tried", [minimum_pairs]) if not pairs_proven
 
+# METADATA
+# title: Every kind of check was made
+# custom:
+#   id: behaviour.kinds
 deny contains sprintf("No check of the kind %q was made", [kind]) if {
 	some kind in required_kinds
 	not kind in kinds
 }
 
+# METADATA
+# title: Every check passed
+# custom:
+#   id: behaviour.passed
 deny contains message if some message in not_passed("error")
 
+# METADATA
+# title: Every check that only warns passed
+# custom:
+#   id: behaviour.warn-only
 warn contains message if some message in not_passed("warn")
 
 checks_proven if {

@@ -170,6 +170,18 @@ def flip(data: bytes) -> bytes:
     return data[:-40] + bytes([data[-40] ^ 1]) + data[-39:]
 
 
+def test_a_verdict_that_cannot_be_logged_is_none(clone):
+    log = clone.path / "target/pipeline/decisions.ndjson"
+    with clone.holding(log):
+        log.write_bytes(log.read_bytes()[:-10])
+        with clone.edited("policies/model.rego", GATE_LIMIT, "minimum_accuracy := 0.91"):
+            for _ in range(2):
+                assert "is not whole: move the file away" in clone.xtask("gate", expect=1).err
+            assert not (clone.run_folder() / "gate.json").exists()
+            assert "gate.json is missing" in clone.xtask("deploy", expect=1).err
+    clone.xtask("pipeline")
+
+
 @pytest.mark.parametrize("file, change, command, code, text", [
     ("build.json", lambda data: data[: len(data) // 2], "scan", 1, "is corrupted"),
     ("build.json", lambda data: b"", "deploy", 1, "is not the one that the gate judged"),

@@ -309,11 +309,18 @@ impl Work {
 
     /// Writes the stage's record. `files` are names in the run's folder that the stage made.
     pub fn finish<T: Serialize>(&self, inputs: Digests, files: &[&str], content: T) -> Result<Record<T>> {
+        let record = self.record(inputs, files, content)?;
+        records::write(&self.folder, &record)?;
+        Ok(record)
+    }
+
+    /// The stage's record as [`Work::finish`] writes it, for who has something to do before it counts.
+    pub fn record<T>(&self, inputs: Digests, files: &[&str], content: T) -> Result<Record<T>> {
         let mut digests = Digests::new();
         for name in files {
             digests.insert(name.to_string(), digest::of_file(&self.folder.join(name))?);
         }
-        let record = Record {
+        Ok(Record {
             schema: records::SCHEMA,
             stage: self.stage,
             run: self.run.clone(),
@@ -323,9 +330,7 @@ impl Work {
             inputs,
             files: digests,
             content,
-        };
-        records::write(&self.folder, &record)?;
-        Ok(record)
+        })
     }
 }
 

@@ -5,10 +5,13 @@ pub mod source;
 pub mod suite;
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU32;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use regorus::utils::limits::ExecutionTimerConfig;
 use regorus::{Engine, Value};
 use serde::{Deserialize, Serialize};
 
@@ -138,20 +141,26 @@ pub fn judge(root: &Path, environment: &str, set: &PolicySet, input: &serde_json
         .map(|source| PolicyFile { path: source.path.clone(), digest: digest::of_bytes(source.text.as_bytes()) })
         .collect();
     if faults.is_empty() {
-        // A panic of the engine is an answer too: denied.
-        let judged = catch_unwind(AssertUnwindSafe(|| Judge::new(&set.package, &sources)?.judge(input)));
-        match judged {
-            Ok(Ok(rules)) => outcome.rules = rules,
-            Ok(Err(fault)) => faults.push(fault),
-            Err(_) => {
-                let text = "policy set cannot be evaluated: the engine panicked".to_string();
-                faults.push(Fault::new("gate.panic", "The engine survives", text, &sources[0].path));
-            }
+        match surviving(&sources, || Judge::new(&set.package, &sources)?.judge(input)) {
+            Ok(rules) => outcome.rules = rules,
+            Err(fault) => faults.push(fault),
         }
     }
     outcome.rules.extend(faults.into_iter().map(Fault::outcome));
     outcome.sum_up();
     outcome
+}
+
+/// Asks the engine; its panic is an answer too: denied.
+fn surviving(
+    sources: &[Source],
+    ask: impl FnOnce() -> std::result::Result<Vec<RuleOutcome>, Fault>,
+) -> std::result::Result<Vec<RuleOutcome>, Fault> {
+    catch_unwind(AssertUnwindSafe(ask)).unwrap_or_else(|_| {
+        let text = "policy set cannot be evaluated: the engine panicked".to_string();
+        let place = sources.first().map_or("", |source| source.path.as_str());
+        Err(Fault::new("gate.panic", "The engine survives", text, place))
+    })
 }
 
 /// The files of a policy set, and what of them is missing.
@@ -351,11 +360,17 @@ fn outcome_of(rule: &Rule, messages: Vec<String>) -> RuleOutcome {
     }
 }
 
+/// How long one evaluation may take: a policy that never ends is one that was not asked.
+const LONGEST: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 20 });
+/// After how many steps the engine looks at the time.
+const CHECKED_EVERY: NonZeroU32 = NonZeroU32::new(1_000).expect("it is not zero");
+
 /// An engine with these policies.
 fn engine(sources: &[Source]) -> Result<Engine> {
     let mut engine = Engine::new();
     // A builtin that fails must not turn into "undefined", which a rule could read as "no objection".
     engine.set_strict_builtin_errors(true);
+    engine.set_execution_timer_config(ExecutionTimerConfig { limit: LONGEST, check_interval: CHECKED_EVERY });
     for Source { path, text } in sources {
         engine.add_policy(path.clone(), text.clone()).with_context(|| format!("understand {path}"))?;
     }
@@ -416,6 +431,23 @@ mod tests {
             let fault = outcome.rules.iter().find(|rule| rule.level == Level::Fault).unwrap();
             assert_eq!(fault.id, id, "{policy}");
         }
+    }
+
+    #[test]
+    fn a_panic_of_the_engine_is_a_denial_with_a_name() {
+        let source = Source { path: "p.rego".into(), text: String::new() };
+        let fault = surviving(&[source], || panic!("as an engine could")).unwrap_err();
+        assert_eq!((fault.id, fault.path.as_str()), ("gate.panic", "p.rego"));
+        assert_eq!(fault.outcome().level, Level::Fault);
+    }
+
+    #[test]
+    fn a_policy_that_never_ends_is_a_denial_with_a_name() {
+        let policy = "package main\n\nxs := numbers.range(1, 3000)\n\n\
+            deny contains \"odd\" if {\n\tsome a in xs\n\tsome b in xs\n\tsome c in xs\n\ta + b + c < 0\n}\n";
+        let outcome = judged(policy, json!({}));
+        assert_eq!(outcome.rules[0].id, "gate.evaluation-error");
+        assert!(outcome.denials[0].contains("time limit"), "{}", outcome.denials[0]);
     }
 
     #[test]

@@ -374,6 +374,21 @@ mod tests {
     }
 
     #[test]
+    fn every_rule_of_ours_that_objects_has_a_title_and_an_id_of_its_own() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies");
+        let mut ids = BTreeSet::new();
+        for policy in Suite::read(&folder).unwrap().policies() {
+            for rule in source::parse(policy).unwrap().rules.iter().filter(|rule| rule.kind().is_some()) {
+                let place = format!("{}:{}", policy.path, rule.line);
+                assert!(rule.annotations.title.is_some(), "{place} has no title");
+                let id = rule.annotations.id.clone();
+                assert!(ids.insert(id.unwrap_or_else(|| panic!("{place} has no id"))), "{place}: another rule has its id");
+            }
+        }
+        assert!(ids.len() > 20, "{ids:?}");
+    }
+
+    #[test]
     fn tests_beside_policies_are_run_and_a_false_one_fails() {
         let tests = format!("{TESTS}\ntest_wrong if main.allow with input as {{}}\n");
         let run = suite(&tests).run().unwrap();

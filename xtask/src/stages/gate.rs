@@ -142,9 +142,11 @@ pub fn run(context: &Context, print: Option<Format>) -> Result<Record<Content>> 
         write(report::FILE, page.as_bytes())?;
         files.push(report::FILE);
     }
-    let record = work.finish(inputs, &files, content)?;
-    evidence::write(context)?;
+    let record = work.record(inputs, &files, content)?;
+    // A verdict that the log did not take must not be found by whoever comes next.
     decisions::log(&context.root, &record)?;
+    records::write(&work.folder, &record)?;
+    evidence::write(context)?;
     if let (Verdict::Deny, Some(page)) = (record.content.verdict, page) {
         publish_denied(context, &record.run, &page);
     }
