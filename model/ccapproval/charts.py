@@ -14,9 +14,11 @@ DRAWN_DEPTH = 4
 BAR = 18
 GAP = 4
 ROW_GAP = 20
-LABEL_WIDTH = 150
-PLOT_WIDTH = 300
+LABEL_WIDTH = 118
+PLOT_WIDTH = 230
 VALUE_WIDTH = 72
+# Of a label in letters; a longer one is cut, and whole in the tooltip.
+LONGEST = 14
 
 BOX_WIDTH = 146
 BOX_HEIGHT = 58
@@ -65,9 +67,10 @@ def bars(label: str, categories: Sequence[str], series: Sequence[Series]) -> str
     for index, category in enumerate(categories):
         top = index * row + 4
         middle = top + (row - ROW_GAP) / 2
+        shown = category if len(category) <= LONGEST else category[: LONGEST - 1] + "…"
         parts.append(
             f'<text class="category" x="{LABEL_WIDTH - 12}" y="{middle}" text-anchor="end" '
-            f'dominant-baseline="central">{escape(category)}</text>'
+            f'dominant-baseline="central"><title>{escape(category)}</title>{escape(shown)}</text>'
         )
         for place, each in enumerate(series):
             value = each.values[index]

@@ -222,7 +222,7 @@ def schema(train: pd.DataFrame, test: pd.DataFrame, model: Model) -> Check:
     made = feature_schema(model)
     (outside, examples), (more, others) = (wrong_values(rows, made) for rows in (train, test))
     outside, n = outside + more, (len(train) + len(test)) * len(model.features)
-    reason = f"{outside} of {n} values are not of the type or in the range of schema.json"
+    reason = f"{outside:,} of {n:,} values are not of the type or in the range of schema.json"
     shown = [*examples, *others][:EXAMPLES]
     return Check("data", "schema", status(not outside), n, outside, reason, shown)
 
@@ -273,7 +273,7 @@ def shared(name: str, count: int, n: int, limit: float, words: str) -> Check:
         status(passes),
         n,
         0 if passes else count,
-        f"{count} of {n} {words} ({100 * share:.1f} %); at most {100 * limit:g} %",
+        f"{count:,} of {n:,} {words} ({100 * share:.1f} %); at most {100 * limit:g} %",
         measured={"rows": count, "share": share, "limit": limit},
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -12,11 +13,12 @@ LEFT = 70
 BOTTOM = 44
 TOP = 8
 RIGHT = 24
-# Of a chart of intervals.
-NAMES = 172
-TRACK = 230
-FIGURES = 196
-ROW = 34
+# Of a chart of intervals: each row has its words above its line, so that both fit a phone.
+WIDTH = 400
+MARGIN = 22
+ROW = 52
+# Of a name in letters; a longer one is cut, and whole in the tooltip.
+LONGEST = 26
 TICKS = 5
 
 
@@ -63,6 +65,20 @@ def ticks(low: float, high: float) -> list[float]:
     return [low + (high - low) * index / (TICKS - 1) for index in range(TICKS)]
 
 
+def round_ticks(values: Sequence[float]) -> list[float]:
+    """A few values to write below an axis: all, if they are few, else round ones between them."""
+    known = sorted(set(values))
+    if len(known) <= TICKS:
+        return known
+    low, high = known[0], known[-1]
+    power = 10.0 ** math.floor(math.log10((high - low) / TICKS))
+    step = next(
+        power * factor for factor in (1, 2, 2.5, 5, 10) if (high - low) / (power * factor) <= TICKS
+    )
+    first, last = math.ceil(low / step), math.floor(high / step)
+    return [step * index for index in range(first, last + 1)]
+
+
 def square(
     label: str,
     lines: Sequence[Line],
@@ -70,6 +86,8 @@ def square(
     *,
     diagonal: bool = False,
     reach: tuple[float, float] = (0, 1),
+    ticks_across: Sequence[float] | None = None,
+    side: int = SIDE,
     write_across: Callable[[float], str] | None = None,
 ) -> str:
     """A chart of curves whose vertical axis runs from 0 to 1, and so the other one unless said.
@@ -80,19 +98,26 @@ def square(
         axes: the names of the horizontal and the vertical axis.
         diagonal: whether the line of equality is drawn.
         reach: both ends of the horizontal axis.
+        ticks_across: what is written below it; a few values at equal distances, if left out.
+        side: length of both axes; a small chart is read at a larger scale.
         write_across: how its ticks are written; as percentages, if left out.
     """
     write_across = write_across or write
-    width, height = LEFT + SIDE + RIGHT, TOP + SIDE + BOTTOM
-    across = place(*reach, LEFT, SIDE)
-    down = place(0, 1, TOP + SIDE, -SIDE)
+    width, height = LEFT + side + RIGHT, TOP + side + BOTTOM
+    across = place(*reach, LEFT, side)
+    down = place(0, 1, TOP + side, -side)
     parts = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">']
-    for tick, tick_across in zip(ticks(0, 1), ticks(*reach), strict=True):
-        x, y = across(tick_across), down(tick)
+    for tick in ticks(*reach) if ticks_across is None else ticks_across:
+        x = across(tick)
         parts.append(
-            f'<path class="grid" d="M{x:.1f} {TOP}V{TOP + SIDE}M{LEFT} {y:.1f}H{LEFT + SIDE}"/>'
-            f'<text class="tick" x="{x:.1f}" y="{TOP + SIDE + 17}" text-anchor="middle">'
-            f"{write_across(tick_across)}</text>"
+            f'<path class="grid" d="M{x:.1f} {TOP}V{TOP + side}"/>'
+            f'<text class="tick" x="{x:.1f}" y="{TOP + side + 17}" text-anchor="middle">'
+            f"{write_across(tick)}</text>"
+        )
+    for tick in ticks(0, 1):
+        y = down(tick)
+        parts.append(
+            f'<path class="grid" d="M{LEFT} {y:.1f}H{LEFT + side}"/>'
             f'<text class="tick" x="{LEFT - 7}" y="{y:.1f}" text-anchor="end" '
             f'dominant-baseline="central">{write(tick)}</text>'
         )
@@ -112,9 +137,9 @@ def square(
                 for (x, y), at in zip(points, line.points, strict=True)
             )
     parts.append(
-        f'<text class="axis" x="{LEFT + SIDE / 2}" y="{height - 6}" text-anchor="middle">'
+        f'<text class="axis" x="{LEFT + side / 2}" y="{height - 6}" text-anchor="middle">'
         f"{escape(axes[0])}</text>"
-        f'<text class="axis" transform="translate(12 {TOP + SIDE / 2}) rotate(-90)" '
+        f'<text class="axis" transform="translate(12 {TOP + side / 2}) rotate(-90)" '
         f'text-anchor="middle">{escape(axes[1])}</text>'
     )
     return "".join(parts) + "</svg>"
@@ -139,10 +164,10 @@ def intervals(
         write: how a tick is written.
         limit: a value that none should exceed, drawn as a line.
     """
-    width, height = NAMES + TRACK + FIGURES, len(rows) * ROW + 26
-    at = place(low, high, NAMES, TRACK)
+    height = len(rows) * ROW + 26
+    at = place(low, high, MARGIN, WIDTH - 2 * MARGIN)
     bottom = len(rows) * ROW
-    parts = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">']
+    parts = [f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(label)}">']
     for tick in ticks(low, high):
         x = at(tick)
         parts.append(
@@ -155,12 +180,13 @@ def intervals(
             f"{write(limit)}</title></path>"
         )
     for index, row in enumerate(rows):
-        y = index * ROW + ROW / 2
+        words, y = index * ROW + 13, index * ROW + 34
+        name = row.name if len(row.name) <= LONGEST else row.name[: LONGEST - 1] + "…"
         parts.append(
-            f'<text class="category" x="{NAMES - 12}" y="{y}" text-anchor="end" '
-            f'dominant-baseline="central">{escape(row.name)}</text>'
-            f'<text class="value" x="{NAMES + TRACK + 12}" y="{y}" dominant-baseline="central">'
-            f"{escape(row.text)}</text>"
+            f'<text class="category" x="0" y="{words}" dominant-baseline="central">'
+            f"<title>{escape(row.name)}</title>{escape(name)}</text>"
+            f'<text class="value" x="{WIDTH}" y="{words}" text-anchor="end" '
+            f'dominant-baseline="central">{escape(row.text)}</text>'
         )
         if row.low is not None and row.high is not None:
             parts.append(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import base64
 import hashlib
+import json
 import shlex
 import sys
 from html import escape
@@ -28,7 +29,7 @@ from ccapproval.common import (
     write_atomically,
 )
 from ccapproval.model_file import Decide, Model, decode
-from ccapproval.report_parts import ends, interval_of, judged, known, section
+from ccapproval.report_parts import LIMITS, ends, interval_of, judged, known, section
 
 PERFORMANCE = {"accuracy": "Accuracy", "precision": "Precision", "recall": "Recall", "f1": "F1"}
 FIGURES = {
@@ -238,16 +239,17 @@ def figures_table(metrics: dict[str, Any]) -> str:
         value = percent(overall[key]) if share else known(overall[key])
         between = ends(interval_of(overall, key), *((100, 2) if share else (1, 4)))
         rows += (
-            f'<tr><th scope="row">{title}</th><td>{value}</td><td>{between or "none"}</td>'
+            f'<tr><th scope="row">{title}</th><td>{value}</td>'
+            f'<td data-name="interval">{between or "none"}</td>'
             f"{judged(overall['evidence'][key])}</tr>"
         )
     method = metrics["method"]
     return section(
         "Figures with their intervals",
         f"95 % intervals: {method['intervals']}, {method['draws']:,} draws, seed "
-        f"{method['seed']}. A figure without its interval is half a figure.",
+        f"{method['seed']}. {LIMITS}",
         '<div class="scroll" tabindex="0" role="group" aria-label="Figures of all test rows">'
-        '<table><thead><tr><th scope="col">Figure</th><th scope="col">Found</th>'
+        '<table class="stacked"><thead><tr><th scope="col">Figure</th><th scope="col">Found</th>'
         '<th scope="col">95 % interval</th><th scope="col" class="said">Against its limit</th>'
         "</tr></thead>"
         f"<tbody>{rows}</tbody></table></div>",
@@ -328,10 +330,15 @@ def provenance(metrics: dict[str, Any], training: dict[str, Any], model: Model) 
         ),
     }
     items = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in entries.items())
+    told = {feature.name: feature.reason for feature in model.features if feature.reason}
+    # What denials say is a part of the model file, and so of its digest.
+    texts = shlex.quote(json.dumps(told, ensure_ascii=False))
     commands = (
         "uv sync --locked\n"
-        f"uv run python -m ccapproval.train --notebook {shlex.quote(training['notebook'])} "
-        "--out output\n"
+        + (f"printf %s {texts} | " if told else "")
+        + f"uv run python -m ccapproval.train --notebook {shlex.quote(training['notebook'])} "
+        + ("--reasons /dev/stdin " if told else "")
+        + "--out output\n"
         "sha256sum output/model.bin"
     )
     return (

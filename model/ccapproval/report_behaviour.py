@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterable
 from html import escape
 from typing import Any
 
@@ -13,6 +13,10 @@ KINDS = {
     "invariant": "Another value of this changes nothing",
     "cases": "Declared cases have their declared answers",
     "overfit": "As good on unseen rows as in training",
+    "baseline": "More often right than a simpler model",
+    "slices": "No value or range of a feature is served badly",
+    "data": "The rows can be trusted",
+    "leakage": "No feature alone gives the answer away",
 }
 
 
@@ -27,7 +31,8 @@ def checks(behaviour: dict[str, Any]) -> str:
         f"{behaviour['pairs']:,} pairs of applications that differ in one value, seed "
         f"{behaviour['seed']}, went through the program and the model file that ship; the other "
         "checks look at slices of the test rows and at the data.",
-        '<div class="scroll" tabindex="0" role="group" aria-label="Checks of behaviour"><table>'
+        '<div class="scroll" tabindex="0" role="group" aria-label="Checks of behaviour">'
+        '<table class="stacked">'
         '<thead><tr><th scope="col">Check</th><th scope="col">Looked at</th>'
         '<th scope="col">Violations</th><th scope="col" class="said">Result</th></tr></thead>'
         f"<tbody>{rows}</tbody></table></div>{examples}",
@@ -40,18 +45,41 @@ def row(check: dict[str, Any]) -> str:
     about = f'<br><span class="soft">{meaning}</span>' if meaning else ""
     warns = " (only warns)" if check["severity"] == "warn" else ""
     return (
-        f'<tr><th scope="row">{escape(check["name"])}{about}</th><td>{check["n"]:,}</td>'
-        f'<td>{check["violations"]:,}</td><td class="said">{word(check["status"])}{warns}<br>'
+        f'<tr><th scope="row">{escape(check["name"])}{about}</th>'
+        f'<td data-name="looked at">{check["n"]:,}</td>'
+        f'<td data-name="violations">{check["violations"]:,}</td>'
+        f'<td class="said">{word(check["status"])}{warns}<br>'
         f'<span class="soft">{escape(check["reason"])}</span></td></tr>'
     )
 
 
 def worst(check: dict[str, Any]) -> str:
-    """The worst examples of one check, as the record has them."""
-    lines = "\n".join(json.dumps(example, ensure_ascii=False) for example in check["examples"])
+    """The worst examples of one check as a table; open where it is about slices or failed."""
     name = escape(check["name"])
-    return (
-        f"<details><summary>The worst examples of {name}</summary>"
-        f'<pre tabindex="0" role="group" aria-label="Examples of {name}"><code>{escape(lines)}'
-        "</code></pre></details>"
+    keys = dict.fromkeys(key for example in check["examples"] for key in example)
+    heads = "".join(f'<th scope="col">{escape(key)}</th>' for key in keys)
+    rows = "".join(
+        "<tr>" + "".join(f"<td>{escape(told(example.get(key)))}</td>" for key in keys) + "</tr>"
+        for example in check["examples"]
     )
+    opened = " open" if check["kind"] == "slices" or check["status"] != "pass" else ""
+    return (
+        f"<details{opened}><summary>The worst examples of {name}</summary>"
+        f'<div class="scroll" tabindex="0" role="group" aria-label="Examples of {name}">'
+        f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div></details>"
+    )
+
+
+def told(value: object) -> str:
+    """A value of an example in words: figures short, several one after the other."""
+    if value is None:
+        return "none"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {told(each)}" for name, each in value.items())
+    if isinstance(value, Iterable):
+        return ", ".join(map(told, value))
+    if isinstance(value, float) and abs(value) >= 1e-4:
+        return f"{value:,.4f}".rstrip("0").rstrip(".")
+    return f"{value:,}" if type(value) is int else str(value)

@@ -9,10 +9,12 @@ from importlib.resources import files
 from typing import Any
 
 from ccapproval.charts import Series, legend, number, percent
-from ccapproval.line_charts import Line, square
+from ccapproval.line_charts import Line, round_ticks, square
 from ccapproval.report_parts import MOST_DRAWN_GROUPS, section
 
 SCRIPT = files("ccapproval").joinpath("explorer.js").read_text(encoding="utf-8")
+# Of the axes of a chart that stands beside three others.
+SMALL = 212
 SWEPT = {"selection_rate": "Approved", "accuracy": "Accuracy", "recall": "True positive rate"}
 
 
@@ -105,7 +107,13 @@ def dependence(metrics: dict[str, Any], chance: str) -> str:
         reach = (found["value"][0], found["value"][-1])
         line = Line(name, "series-0", pairs(found, "value", "probability"), marked=True)
         chart = square(
-            f"Mean probability by {name}", [line], (name, chance), reach=reach, write_across=number
+            f"Mean probability by {name}",
+            [line],
+            (name, chance),
+            reach=reach,
+            ticks_across=round_ticks(found["value"]),
+            write_across=number,
+            side=SMALL,
         )
         figures += f'<figure class="chart"><figcaption>{escape(name)}</figcaption>{chart}</figure>'
     if not figures:

@@ -7,7 +7,16 @@ from typing import Any
 
 from ccapproval.charts import percent
 from ccapproval.line_charts import Interval, intervals
-from ccapproval.report_parts import ends, estimate, interval_of, judged, known, points, section
+from ccapproval.report_parts import (
+    LIMITS,
+    ends,
+    estimate,
+    interval_of,
+    judged,
+    known,
+    points,
+    section,
+)
 
 COMPARED = {
     "selection_rate": "Selection rate",
@@ -40,7 +49,8 @@ def attribute(name: str, metrics: dict[str, Any]) -> str:
     return section(
         f"Fairness by {name}",
         "Each mark is a group's rate on the test rows, the line its 95 % interval. Marks above "
-        "each other mean equal treatment under that criterion.",
+        "each other mean equal treatment under that criterion. Where groups differ, no model can "
+        f"keep all criteria at once. {LIMITS}",
         f'<div class="intervals">{charts}</div>{criteria(gaps)}',
     )
 
@@ -67,10 +77,12 @@ def criteria(gaps: dict[str, Any]) -> str:
         between = ends(interval_of(gaps, key), scale, digits)
         rows += (
             f'<tr><th scope="row">{title}<br><span class="soft">{meaning}</span></th>'
-            f"<td>{value}</td><td>{between or 'none'}</td>{judged(gaps['evidence'][key])}</tr>"
+            f'<td>{value}</td><td data-name="interval">{between or "none"}</td>'
+            f"{judged(gaps['evidence'][key])}</tr>"
         )
     return (
-        '<div class="scroll" tabindex="0" role="group" aria-label="Fairness criteria"><table>'
+        '<div class="scroll" tabindex="0" role="group" aria-label="Fairness criteria">'
+        '<table class="stacked">'
         '<thead><tr><th scope="col">Criterion</th><th scope="col">Found</th>'
         '<th scope="col">95 % interval</th><th scope="col" class="said">Against its limit</th>'
         "</tr></thead>"

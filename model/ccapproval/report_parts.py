@@ -9,6 +9,11 @@ from ccapproval.charts import percent
 
 # Attributes with more groups get tables, but no lines or bars of their own.
 MOST_DRAWN_GROUPS = 4
+# Why a figure can fail in a model that may ship.
+LIMITS = (
+    "A figure passes if its whole interval keeps the limit of pipeline.toml, and fails if it does "
+    "not itself. These limits inform; the rules of the verdict above decide what may ship."
+)
 VERDICTS = {"pass": "pass", "fail": "fail", "insufficient evidence": "unproven"}
 
 

@@ -2,16 +2,29 @@ import base64
 import hashlib
 import json
 import re
+import shlex
+import subprocess
+import sys
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from conftest import FOLDER
+from conftest import FOLDER, write_predictions
 from sklearn.tree import DecisionTreeClassifier
 
-from ccapproval import charts, export, metrics, model_card, report
-from ccapproval.common import InputError, to_json
+from ccapproval import (
+    charts,
+    export,
+    line_charts,
+    metrics,
+    model_card,
+    report,
+    report_behaviour,
+    train,
+)
+from ccapproval.common import InputError, digest, to_json
 from ccapproval.model_file import LEAF, NODE_DTYPE, TREE_DTYPE, Decide, decode, encode
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
@@ -111,6 +124,55 @@ def test_page_says_how_to_make_the_model_of_its_own_notebook_again(measured):
     found, training, model = measured
     text = Page(page(found, training | {"notebook": "an <other>.ipynb"}, model)).text
     assert "--notebook 'an <other>.ipynb' --out output sha256sum output/model.bin" in text
+
+
+@pytest.mark.parametrize("reasons", [{}, {"size": "How 'large' it is", "old": "Größe %s"}])
+def test_the_commands_of_the_page_make_the_same_model(small, reasons):
+    out = small.folder / "first"
+    train.train(small.notebook, out, reasons)
+    write_predictions(out, out / "predictions.csv")
+    found, training, model = metrics.measure(out, out / "predictions.csv")
+    html = page(found, training, model)
+    commands = unescape(re.search(r'aria-label="Commands"><code>(.*?)</code>', html, re.S)[1])
+    command = commands.splitlines()[1].replace("uv run python", shlex.quote(sys.executable))
+    subprocess.run(["bash", "-c", command], cwd=small.folder, check=True)  # noqa: S607
+    assert digest((small.folder / "output/model.bin").read_bytes()) == training["model"]["sha256"]
+
+
+def test_a_figure_that_fails_says_what_its_limit_is_good_for(html):
+    # Once for all rows, once for each attribute.
+    assert Page(html).text.count("the rules of the verdict above decide what may ship") == 2
+
+
+@pytest.mark.parametrize("values, expected", [
+    ([0, 1], [0, 1]),
+    ([4, 0, 2, 2], [0, 2, 4]),
+    ([7], [7]),
+    (range(8005, 214_893, 997), [50_000, 100_000, 150_000, 200_000]),
+    ([-0.31, -0.2, -0.1, 0, 0.1, 0.29], [-0.2, 0, 0.2]),
+    (range(1, 13), [2.5, 5, 7.5, 10]),
+])  # fmt: skip
+def test_an_axis_is_written_in_round_values(values, expected):
+    assert line_charts.round_ticks(values) == pytest.approx(expected)
+
+
+def test_a_long_name_is_cut_and_whole_in_the_tooltip():
+    name = "monthly_income_after_all_taxes"
+    row = line_charts.Interval(name, "all", 0.5, 0.4, 0.6, "50 %")
+    for picture in (
+        line_charts.intervals("rates", [row], 0, 1, write=str),
+        charts.bars("bars", [name], [charts.Series("a", "all", [0.5])]),
+    ):
+        assert f"<title>{name}</title>monthly_incom" in picture
+        assert picture.count(f">{name}<") == 1
+
+
+def test_values_of_examples_are_short():
+    row = {"a": 1_000_000, "b": 0.70612522, "c": 3e-7, "d": True, "e": [0.5, None], "f": {"g": "x"}}
+    shown = {name: report_behaviour.told(value) for name, value in row.items()}
+    assert shown == {
+        "a": "1,000,000", "b": "0.7061", "c": "3e-07", "d": "True", "e": "0.5, none", "f": "g x",
+    }  # fmt: skip
 
 
 def test_page_loads_nothing(html):
@@ -237,9 +299,11 @@ def test_the_card_says_what_the_records_say(html, measured):
 def test_checks_of_behaviour_stand_with_their_worst_examples(html):
     text = Page(html).text
     assert "1,000,000 pairs of applications that differ in one value, seed 5" in text
-    assert "weak <slices> 7,000 12 fail (only warns) Income < 3" in text
-    assert '{"Income": 2, "<i>": "</pre>"}' in text
-    assert text.index("weak <slices> 7,000") < text.index("monotone Income")
+    assert "weak <slices> No value or range of a feature is served badly 7,000 12 fail" in text
+    assert "fail (only warns) Income < 3" in text
+    assert "The worst examples of weak <slices> Income <i> 2 </pre>" in text
+    assert "<details open><summary>The worst examples of weak" in html
+    assert text.index("weak <slices>") < text.index("monotone Income")
 
 
 def test_records_of_different_models_are_not_drawn_together(run, measured, tmp_path):

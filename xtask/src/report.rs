@@ -70,7 +70,8 @@ fn table(label: &str, rows: &[Row<'_>]) -> String {
     let rows: String = rows
         .iter()
         .map(|row| {
-            let (id, text) = (escape(row.id), escape(&row.text));
+            // A long name breaks after a dot on a narrow screen.
+            let (id, text) = (escape(row.id).replace('.', ".<wbr>"), escape(&row.text));
             format!("<tr><th scope=\"row\">{text}</th><td>{}</td><td><code>{id}</code></td></tr>", row.effect)
         })
         .collect();
