@@ -20,6 +20,8 @@ ROW = 52
 # Of a name in letters; a longer one is cut, and whole in the tooltip.
 LONGEST = 26
 TICKS = 5
+# Between round values of any length.
+STEPS = 3
 
 
 @dataclass(frozen=True)
@@ -71,10 +73,9 @@ def round_ticks(values: Sequence[float]) -> list[float]:
     if len(known) <= TICKS:
         return known
     low, high = known[0], known[-1]
-    power = 10.0 ** math.floor(math.log10((high - low) / TICKS))
-    step = next(
-        power * factor for factor in (1, 2, 2.5, 5, 10) if (high - low) / (power * factor) <= TICKS
-    )
+    power = 10.0 ** math.floor(math.log10((high - low) / STEPS))
+    factors = (1, 2, 2.5, 5, 10)
+    step = next(power * factor for factor in factors if (high - low) / (power * factor) <= STEPS)
     first, last = math.ceil(low / step), math.floor(high / step)
     return [step * index for index in range(first, last + 1)]
 

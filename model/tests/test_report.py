@@ -148,9 +148,9 @@ def test_a_figure_that_fails_says_what_its_limit_is_good_for(html):
     ([0, 1], [0, 1]),
     ([4, 0, 2, 2], [0, 2, 4]),
     ([7], [7]),
-    (range(8005, 214_893, 997), [50_000, 100_000, 150_000, 200_000]),
-    ([-0.31, -0.2, -0.1, 0, 0.1, 0.29], [-0.2, 0, 0.2]),
-    (range(1, 13), [2.5, 5, 7.5, 10]),
+    (range(8005, 214_893, 997), [100_000, 200_000]),
+    ([-0.31, -0.2, -0.1, 0, 0.1, 0.28], [-0.2, 0, 0.2]),
+    (range(1, 13), [5, 10]),
 ])  # fmt: skip
 def test_an_axis_is_written_in_round_values(values, expected):
     assert line_charts.round_ticks(values) == pytest.approx(expected)
