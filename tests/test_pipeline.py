@@ -240,6 +240,12 @@ def test_candidate_model_is_replayed_on_past_applications(clone, tmp_path):
     for example in found["examples"]:
         assert example["before"]["approved"] != example["after"]["approved"] and example["reasons"]
         assert [value for _, value in example["values"]] == lines[example["line"] - 1].split(",")[:-1]
+    # Every decision that changes has one strongest reason, in all and in its group.
+    for direction, place in (("approve_to_deny", 1), ("deny_to_approve", 2)):
+        assert sum(reason["all"][direction] for reason in found["reasons"]) == counted["all"][place]
+        for group, expected in counted["groups"].items():
+            of_group = [each for reason in found["reasons"] for each in reason["groups"] if each["group"] == group]
+            assert sum(each[direction] for each in of_group) == expected[place]
     page = (clone.run_folder() / "replay.html").read_text()
     assert "default-src 'none'" in page and found["model_after"] in page and "http" not in page.replace("http-equiv", "")
 

@@ -31,3 +31,7 @@ for (const explorer of document.querySelectorAll(".explorer")) {
   slider.value = String(data.current);
   show();
 }
+// A tree that is wider than the screen begins at its root, which is in the middle.
+for (const tree of document.querySelectorAll("figure.scroll")) {
+  tree.scrollLeft = (tree.scrollWidth - tree.clientWidth) / 2;
+}

@@ -382,7 +382,10 @@ mod tests {
                 let place = format!("{}:{}", policy.path, rule.line);
                 assert!(rule.annotations.title.is_some(), "{place} has no title");
                 let id = rule.annotations.id.clone();
-                assert!(ids.insert(id.unwrap_or_else(|| panic!("{place} has no id"))), "{place}: another rule has its id");
+                assert!(
+                    ids.insert(id.unwrap_or_else(|| panic!("{place} has no id"))),
+                    "{place}: another rule has its id"
+                );
             }
         }
         assert!(ids.len() > 20, "{ids:?}");

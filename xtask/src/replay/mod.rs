@@ -7,6 +7,7 @@ mod flips;
 mod model;
 mod page;
 mod policies;
+mod reasons;
 
 use std::path::{Path, PathBuf};
 
@@ -30,7 +31,7 @@ pub struct Options {
     /// Run with the applications and the model to compare with: the newest one unless given.
     #[arg(long, value_name = "RUN", conflicts_with = "policy")]
     against: Option<String>,
-    /// Say of every example why the model that denies it does.
+    /// Say why the decisions that change are denied, by the model that denies them: in all, by group and of every example.
     #[arg(long, conflicts_with = "policy")]
     explain: bool,
     /// Page to write, instead of replay.html in the run's folder.

@@ -3,6 +3,7 @@
 //! Reads `test_split.csv`, `model.bin` and `training.json` of the run, which must be those that build.json names; both models are
 //! asked through the `score` program. Writes the page alone.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +15,7 @@ use crate::context::{self, Context};
 use crate::process::Program;
 use crate::records::{self, Record, Stage};
 use crate::replay::flips::{self, Attribute, Comparison, Counts, Prediction};
+use crate::replay::reasons::{self, Reason};
 use crate::replay::{Options, page, write_page};
 use crate::stages::build;
 use crate::terminal::bold;
@@ -70,6 +72,8 @@ pub struct Replay {
     pub test_split: String,
     #[serde(flatten)]
     pub comparison: Comparison,
+    /// None unless they were asked for.
+    pub reasons: Vec<Reason>,
     pub examples: Vec<Example>,
 }
 
@@ -146,14 +150,23 @@ fn replay(context: &Context, candidate: &Path, run: &str, folder: &Path, explain
             reasons: Vec::new(),
         })
         .collect();
+    let mut counted = Vec::new();
     if explain && !rows.is_empty() {
-        let input = scratch.path().join("examples.csv");
-        applications.write(&rows, &input)?;
+        let changed: Vec<_> = (0..after.len()).filter(|&row| before[row].approved != after[row].approved).collect();
+        let input = scratch.path().join("changed.csv");
+        applications.write(&changed, &input)?;
         let reasons = |model: &Path, name: &str| read_reasons(&scorer.score(model, &input, name, &["--explain"])?);
         let (own, new) = (reasons(&own, "explain-before")?, reasons(candidate, "explain-after")?);
-        for ((example, own), new) in examples.iter_mut().zip(own).zip(new) {
-            example.reasons = if example.after.approved { own } else { new };
+        if own.len() != changed.len() || new.len() != changed.len() {
+            bail!("{} changed decisions have {} and {} explanations", changed.len(), own.len(), new.len());
         }
+        let told = changed.iter().zip(own.into_iter().zip(new));
+        let told: BTreeMap<_, _> =
+            told.map(|(&row, (own, new))| (row, if after[row].approved { own } else { new })).collect();
+        for (example, row) in examples.iter_mut().zip(&rows) {
+            example.reasons = told[row].clone();
+        }
+        counted = reasons::count(&told, &after, &attributes);
     }
     Ok(Replay {
         run: run.to_string(),
@@ -161,6 +174,7 @@ fn replay(context: &Context, candidate: &Path, run: &str, folder: &Path, explain
         model_after: digest::of_file(candidate)?,
         test_split,
         comparison: flips::compare(&before, &after, &attributes),
+        reasons: counted,
         examples,
     })
 }
@@ -315,6 +329,19 @@ fn in_words(replay: &Replay) -> String {
     );
     for (name, counts) in &rows {
         text += &format!("{name:width$} {}\n", row(counts));
+    }
+    if !replay.reasons.is_empty() {
+        text += "strongest reasons of those denials, before or after:\n";
+    }
+    for Reason { reason, all, groups } in &replay.reasons {
+        text +=
+            &format!("    {reason}: {} approve -> deny, {} deny -> approve", all.approve_to_deny, all.deny_to_approve);
+        for of in groups {
+            let changed = &of.changed;
+            text +=
+                &format!("; {} {}: {}, {}", of.attribute, of.group, changed.approve_to_deny, changed.deny_to_approve);
+        }
+        text += "\n";
     }
     if !replay.examples.is_empty() {
         text += "examples of decisions that change:\n";

@@ -3,6 +3,7 @@
 use crate::replay::flips::{Counts, Groups, Prediction};
 use crate::replay::model::{Example, Replay, decision};
 use crate::replay::policies::Replayed;
+use crate::replay::reasons::{Changed, Reason};
 use crate::report::escape;
 use crate::stages::gate::Verdict;
 
@@ -31,7 +32,7 @@ pub fn of_model(replay: &Replay) -> String {
         escape(&replay.run)
     );
     let groups: String = replay.comparison.attributes.iter().map(|attribute| groups(attribute, all)).collect();
-    let sections = groups + &examples(&replay.examples) + &provenance(replay);
+    let sections = groups + &reasons(&replay.reasons) + &examples(&replay.examples) + &provenance(replay);
     let footer = "Every figure on this page is a count of the test applications of one run, which neither model was trained on \
                   if the candidate was trained on that run's split. It judges nothing: that is the gate's part.";
     shell("Replay of a candidate model", &lead, &figures, &sections, footer)
@@ -140,6 +141,38 @@ fn counts_row(name: &str, counts: &Counts) -> String {
         100.0 * (counts.approval_rate_after - counts.approval_rate_before),
         with_share(counts.approve_to_deny, counts.approve_to_deny_share),
         with_share(counts.deny_to_approve, counts.deny_to_approve_share)
+    )
+}
+
+/// Why the decisions that change are denied; empty where nobody asked.
+fn reasons(reasons: &[Reason]) -> String {
+    if reasons.is_empty() {
+        return String::new();
+    }
+    let row = |reason: &str, of: &str, changed: &Changed| {
+        format!(
+            "<tr><th scope=\"row\">{}</th><td class=\"said\">{}</td><td>{}</td><td>{}</td></tr>",
+            escape(reason),
+            escape(of),
+            thousands(changed.approve_to_deny),
+            thousands(changed.deny_to_approve)
+        )
+    };
+    let rows: String = reasons
+        .iter()
+        .map(|reason| {
+            let groups = reason
+                .groups
+                .iter()
+                .map(|of| row(&reason.reason, &format!("{} {}", of.attribute, of.group), &of.changed));
+            row(&reason.reason, "All", &reason.all) + &groups.collect::<String>()
+        })
+        .collect();
+    let columns = [("Denied for", false), ("Of", true), ("Approve to deny", false), ("Deny to approve", false)];
+    format!(
+        "<section><h2>Reasons</h2><p>Every decision that changes counts once, under the strongest reason of the model that \
+         denies it: the candidate, or the run's model where the candidate approves.</p>{}</section>",
+        table("Reasons of the decisions that change", &columns, &rows)
     )
 }
 
@@ -277,6 +310,7 @@ mod tests {
 
     use super::*;
     use crate::replay::flips::{self, Attribute};
+    use crate::replay::reasons::OfGroup;
 
     fn replay(value: &str) -> Replay {
         let table = |approved| vec![Prediction { approved, probability: 0.25 }];
@@ -288,6 +322,15 @@ mod tests {
             model_after: "sha256:b".into(),
             test_split: "sha256:c".into(),
             comparison: flips::compare(&before, &after, &[attribute]),
+            reasons: vec![Reason {
+                reason: value.into(),
+                all: Changed { approve_to_deny: 1234, deny_to_approve: 0 },
+                groups: vec![OfGroup {
+                    attribute: value.into(),
+                    group: "1".into(),
+                    changed: Changed { approve_to_deny: 7, deny_to_approve: 0 },
+                }],
+            }],
             examples: vec![Example {
                 line: 2,
                 values: vec![(value.into(), value.into())],
@@ -312,10 +355,13 @@ mod tests {
         assert!(html.contains(
             "<th scope=\"row\">2</th><td class=\"said\"><span class=\"word pass\">approve</span>&nbsp;0.2500</td>"
         ));
+        assert!(html.contains("<td class=\"said\">All</td><td>1,234</td><td>0</td>"));
+        assert!(html.contains("<td class=\"said\">Group 1</td><td>7</td><td>0</td>"));
         assert!(html.contains("Denied for</th>") && html.contains("<td class=\"said\">Income</td>"));
         let mut same = replay("Group");
         same.model_after = same.model_before.clone();
         same.examples.clear();
+        same.reasons.clear();
         let html = of_model(&same);
         assert!(html.contains("It is the very model of the run.") && html.contains("No decision would be another."));
     }
