@@ -35,7 +35,7 @@ pub(super) fn measure(root: &Path) -> Result<Measured> {
         Program::new(&format!("run {script}"), &environment.python, &model)
             .arg(script)
             .env("PYTHONPYCACHEPREFIX", &environment.bytecode)
-            .limit(Duration::from_secs(20 * 60))
+            .limit(Duration::from_secs(60 * 60))
             .run(&log)?;
         super::score::last_line(&log)
     };
