@@ -33,6 +33,9 @@ pub struct OfGroup {
     pub changed: Changed,
 }
 
+/// Of each group that has any, by the attribute's place and the group's name.
+type ByGroup<'a> = BTreeMap<(usize, &'a str), Changed>;
+
 /// The reason of a decision for which the model gives none.
 const NONE: &str = "none given";
 
@@ -53,7 +56,7 @@ impl Changed {
 ///
 /// `told` has the reasons of each changed decision by its row, the strongest one first; `attributes` have all rows.
 pub fn count(told: &BTreeMap<usize, Vec<String>>, after: &[Prediction], attributes: &[Attribute]) -> Vec<Reason> {
-    let mut counted: BTreeMap<&str, (Changed, BTreeMap<(usize, &str), Changed>)> = BTreeMap::new();
+    let mut counted: BTreeMap<&str, (Changed, ByGroup)> = BTreeMap::new();
     for (&row, reasons) in told {
         let (all, groups) = counted.entry(reasons.first().map_or(NONE, String::as_str)).or_default();
         all.add(after[row]);
