@@ -290,6 +290,13 @@ fn counterfactuals_of_a_linear_model_reach_through_its_preprocessing() {
     (file.features[0].kind, file.features[0].minimum, file.features[0].maximum) = (0, -ANY, ANY);
     let reasons = file.model().explainer().unwrap().reasons(&[-1e6, 1.0]).unwrap();
     assert_eq!(reasons[0].counterfactual, Some(11.0_f64.next_up()));
+    // Whoever lies outside of the range is brought into it, and no less far than that; what was no whole number becomes one.
+    (file.features[0].minimum, file.features[0].maximum) = (20.5, 100.0);
+    assert_eq!(file.model().explainer().unwrap().reasons(&[-7.5, 1.0]).unwrap()[0].counterfactual, Some(20.5));
+    file.features[0].kind = 1;
+    assert_eq!(file.model().explainer().unwrap().reasons(&[-7.5, 1.0]).unwrap()[0].counterfactual, Some(21.0));
+    file.features[0].minimum = -100.0;
+    assert_eq!(file.model().explainer().unwrap().reasons(&[-7.5, 1.0]).unwrap()[0].counterfactual, Some(12.0));
 }
 
 #[test]

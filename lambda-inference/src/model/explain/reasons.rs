@@ -121,18 +121,22 @@ impl<'a> Trials<'a> {
     }
 
     /// The value nearest to the row's with which it is approved, between the one found and the last tried before it on that side.
-    fn nearest(&mut self, feature: usize, tried: &[f64], found: f64, kind: FeatureKind) -> f64 {
-        let own = self.row[feature];
+    fn nearest(&mut self, feature: usize, tried: &[f64], found: f64) -> f64 {
+        let (own, described) = (self.row[feature], &self.scorer.model.features[feature]);
+        let rounded = |value: f64, up: bool| match described.kind {
+            FeatureKind::Number => value,
+            _ if up => value.ceil(),
+            _ => value.floor(),
+        };
+        let ascending = found > own;
+        // Where none was tried it begins at the row's own value, or at the end of the range, should that one lie outside.
+        let (minimum, maximum) = (rounded(described.minimum, true), rounded(described.maximum, false));
+        let begin = rounded(own, !ascending).max(minimum).min(maximum);
         let before = tried.iter().copied().take_while(|value| *value != found);
-        let mut denied = before.filter(|value| (*value > own) == (found > own)).last().unwrap_or(own);
+        let mut denied = before.filter(|value| (*value > own) == ascending).last().unwrap_or(begin);
         let mut approved = found;
         loop {
-            let middle = f64::midpoint(denied, approved);
-            let middle = match kind {
-                FeatureKind::Number => middle,
-                _ if approved > denied => middle.floor(),
-                _ => middle.ceil(),
-            };
+            let middle = rounded(f64::midpoint(denied, approved), !ascending);
             if middle == denied || middle == approved {
                 return approved;
             }
@@ -161,7 +165,7 @@ impl Plan {
         }
         let found = trials.first(feature, &candidates)?;
         let is_linear = model.steps.iter().any(|step| step.kind == Kind::Linear);
-        if is_linear && own.is_finite() { Some(trials.nearest(feature, &candidates, found, kind)) } else { Some(found) }
+        if is_linear && own.is_finite() { Some(trials.nearest(feature, &candidates, found)) } else { Some(found) }
     }
 
     /// Values of a feature at which a decision may change, the nearest to the row's own first.
