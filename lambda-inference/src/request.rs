@@ -70,19 +70,24 @@ pub struct Headers {
 pub fn answer(model: &Model, event: &str) -> Answer {
     match application_of(event) {
         Ok(Application::Preflight) => Answer { body: String::new(), headers: Headers::default(), status_code: 204 },
-        Ok(Application::Text(text)) => match decided(model, &text) {
-            Ok(body) => response(200, body),
-            Err(rejection) => rejection_response(&rejection),
-        },
+        Ok(Application::Itself(fields)) => {
+            decided(model, check_size(event).and_then(|()| row_of(model.features(), &fields)))
+        }
+        Ok(Application::Text(text)) => decided(model, row(model.features(), &text)),
         Err(rejection) => rejection_response(&rejection),
     }
 }
 
-/// The answer's body for an application.
-fn decided(model: &Model, application: &str) -> Result<String, Rejection> {
-    let row = row(model.features(), application)?;
-    let prediction = model.predict(&row).map_err(|error| refused(model, &row, &error))?;
-    Ok(decision(model, prediction, &row))
+/// The answer to an application that is this row.
+fn decided(model: &Model, row: Result<Vec<f64>, Rejection>) -> Answer {
+    let predicted = row.and_then(|row| {
+        let prediction = model.predict(&row).map_err(|error| refused(model, &row, &error))?;
+        Ok(decision(model, prediction, &row))
+    });
+    match predicted {
+        Ok(body) => response(200, body),
+        Err(rejection) => rejection_response(&rejection),
+    }
 }
 
 /// A row that the model has no answer to.
@@ -190,10 +195,15 @@ impl Formatter for Spaced {
     }
 }
 
+/// The names and JSON texts of an object's fields.
+type Fields<'a> = Vec<(Cow<'a, str>, &'a RawValue)>;
+
 /// What an event asks.
-enum Application {
+enum Application<'a> {
+    /// An application, which is the event itself.
+    Itself(Fields<'a>),
     /// An application, as JSON text.
-    Text(String),
+    Text(Cow<'a, str>),
     /// A browser asking whether it may ask.
     Preflight,
 }
@@ -243,14 +253,11 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
 }
 
 /// Tells the two kinds of events apart: only a request through HTTP has a `requestContext`.
-fn application_of(event: &str) -> Result<Application, Rejection> {
-    let fields = match fields(event) {
-        Ok(fields) => fields,
-        // Said in the same words as for an application, which it may well be meant to be.
-        Err(_) => return Ok(Application::Text(event.to_string())),
-    };
+fn application_of(event: &str) -> Result<Application<'_>, Rejection> {
+    // What is no object is refused in the same words as an application that is none, which it may well be meant to be.
+    let Ok(fields) = fields(event) else { return Ok(Application::Text(event.into())) };
     if !fields.iter().any(|(name, _)| name == "requestContext") {
-        return Ok(Application::Text(event.to_string()));
+        return Ok(Application::Itself(fields));
     }
     let Ok(event) = serde_json::from_str::<HttpEvent>(event) else {
         return Err(rejected(400, "the request's envelope is malformed"));
@@ -267,11 +274,11 @@ fn application_of(event: &str) -> Result<Application, Rejection> {
         return Err(rejected(400, "the request has no body: send the application as JSON"));
     };
     if !event.is_base64_encoded {
-        return Ok(Application::Text(body));
+        return Ok(Application::Text(body.into()));
     }
     let decoded = base64::engine::general_purpose::STANDARD.decode(body.as_bytes());
     match decoded.map(String::from_utf8) {
-        Ok(Ok(text)) => Ok(Application::Text(text)),
+        Ok(Ok(text)) => Ok(Application::Text(text.into())),
         Ok(Err(_)) => Err(rejected(400, "the body is not UTF-8")),
         Err(_) => Err(rejected(400, "the body is not base64, although the request says so")),
     }
@@ -301,7 +308,7 @@ struct Pairs<'a> {
 }
 
 impl<'de> Visitor<'de> for Pairs<'_> {
-    type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
+    type Value = Fields<'de>;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("a JSON object")
@@ -326,7 +333,7 @@ impl<'de> Visitor<'de> for Pairs<'_> {
 ///
 /// # Errors
 /// The text is not a JSON object.
-pub fn fields(text: &str) -> Result<Vec<(Cow<'_, str>, &RawValue)>, NoObject> {
+pub fn fields(text: &str) -> Result<Fields<'_>, NoObject> {
     let at = Cell::new(None);
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let fields = deserializer.deserialize_map(Pairs { at: &at });
@@ -344,9 +351,7 @@ pub fn fields(text: &str) -> Result<Vec<(Cow<'_, str>, &RawValue)>, NoObject> {
 /// Not a JSON object, a field that is missing and required, doubled or unknown, or a value that is no number of the feature's type and
 /// range.
 pub fn row(features: &[Feature], application: &str) -> Result<Vec<f64>, Rejection> {
-    if application.len() > GREATEST_BODY {
-        return Err(rejected(413, format!("the application is larger than {GREATEST_BODY} bytes")));
-    }
+    check_size(application)?;
     let fields = fields(application).map_err(|error| Rejection {
         status: 400,
         error: match &error.field {
@@ -355,8 +360,20 @@ pub fn row(features: &[Feature], application: &str) -> Result<Vec<f64>, Rejectio
         },
         field: error.field,
     })?;
+    row_of(features, &fields)
+}
+
+fn check_size(application: &str) -> Result<(), Rejection> {
+    match application.len() {
+        0..=GREATEST_BODY => Ok(()),
+        _ => Err(rejected(413, format!("the application is larger than {GREATEST_BODY} bytes"))),
+    }
+}
+
+/// The row of an application with these fields.
+fn row_of(features: &[Feature], fields: &Fields<'_>) -> Result<Vec<f64>, Rejection> {
     let mut row = vec![None; features.len()];
-    for (name, value) in &fields {
+    for (name, value) in fields {
         let Some(index) = features.iter().position(|feature| feature.name == *name) else {
             return Err(field_error(name, format!("there is no field {name}")));
         };
