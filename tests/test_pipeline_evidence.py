@@ -139,6 +139,15 @@ def test_every_verdict_is_logged_and_a_changed_log_shows(clone):
     with clone.holding(log):
         log.write_text(log.read_text().replace('"verdict":"deny"', '"verdict":"allow"', 1))
         assert "a line was changed or taken out" in clone.xtask("status").out
+        assert "a line was changed or taken out" in clone.xtask("deploy", expect=1).err
+    # No line follows the last one, but the run's record says the same.
+    with clone.holding(log):
+        before, last = log.read_text().rstrip("\n").rsplit("\n", 1)
+        altered = last.replace('"verdict":"allow"', '"verdict":"warn"', 1)
+        log.write_text(f"{before}\n{altered}\n")
+        for said in (clone.xtask("status").out, clone.xtask("deploy", expect=1).err):
+            assert f"is not what gate.json of run {clone.run_folder().name} says" in said and f"move {log} away" in said
+    clone.xtask("deploy")
 
 
 def test_vulnerable_crate_in_the_program_denies_and_a_clean_scan_passes(clone):

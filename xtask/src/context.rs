@@ -255,6 +255,16 @@ impl Context {
         self.folder_of(run, Stage::Deploy)
     }
 
+    /// The folder of what an environment decides in a run; none if pipeline.toml does not name it.
+    pub fn folder_of_environment(&self, run: &str, name: &str) -> Option<PathBuf> {
+        check_run_id(run).ok()?;
+        let folder = paths::run(&self.root, run);
+        Some(match self.config.environments.get(name)?.promotes {
+            Some(_) => folder.join(name),
+            None => folder,
+        })
+    }
+
     /// The current run's folder, where build, scan and test leave their files.
     pub fn folder(&self) -> Result<PathBuf> {
         Ok(paths::run(&self.root, &self.run()?))

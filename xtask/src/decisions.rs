@@ -1,8 +1,9 @@
 //! The decision log: one line for every verdict of the gate, and none is ever changed.
 //!
 //! `target/pipeline/decisions.ndjson` holds what was judged, by which policies, and what every rule said. Each line names the
-//! digest of the one before, so that a line that was changed or taken out shows.
+//! digest of the one before, so that a line that was changed or taken out shows; the last one of a run is held by its gate.json.
 
+use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::policy::Outcome;
-use crate::records::{self, Record};
+use crate::records::{self, Record, Stage};
 use crate::stages::gate::{Content, Verdict};
 use crate::waivers::Remarks;
 use crate::{digest, paths};
@@ -40,6 +41,39 @@ pub struct Decision {
     pub previous: Option<String>,
 }
 
+impl Decision {
+    /// What the gate recorded, after the line with the digest `previous`.
+    pub fn of(record: &Record<Content>, previous: Option<String>) -> Decision {
+        let content = &record.content;
+        Decision {
+            schema: records::SCHEMA,
+            decided_at: record.finished_at,
+            run: record.run.clone(),
+            environment: record.environment.clone(),
+            verdict: content.verdict,
+            model: content.model.clone(),
+            image: content.image.clone(),
+            policy_digest: policy_digest(&content.outcomes),
+            input_digest: input_digest(&content.input),
+            input: content.input.clone(),
+            evidence: content.evidence.clone(),
+            outcomes: content.outcomes.clone(),
+            waivers: content.waivers.clone(),
+            previous,
+        }
+    }
+
+    /// The decision by itself, which no line is before: the same for the same gate.json, in whatever log it stands.
+    pub fn document(&self) -> Result<String> {
+        let alone = Decision { previous: None, ..self.clone() };
+        serde_json::to_string(&alone).context("turn the decision into JSON")
+    }
+}
+
+fn input_digest(input: &Value) -> String {
+    digest::of_bytes(input.to_string().as_bytes())
+}
+
 /// Where the log lies.
 pub fn path(root: &Path) -> PathBuf {
     paths::runs(root).join("decisions.ndjson")
@@ -57,24 +91,8 @@ pub fn policy_digest(outcomes: &[Outcome]) -> String {
 /// # Errors
 /// The log cannot be written, or its end is not whole: then nothing may be added to it.
 pub fn log(root: &Path, record: &Record<Content>) -> Result<()> {
-    let content = &record.content;
     let path = path(root);
-    let decision = Decision {
-        schema: records::SCHEMA,
-        decided_at: record.finished_at,
-        run: record.run.clone(),
-        environment: record.environment.clone(),
-        verdict: content.verdict,
-        model: content.model.clone(),
-        image: content.image.clone(),
-        policy_digest: policy_digest(&content.outcomes),
-        input_digest: digest::of_bytes(content.input.to_string().as_bytes()),
-        input: content.input.clone(),
-        evidence: content.evidence.clone(),
-        outcomes: content.outcomes.clone(),
-        waivers: content.waivers.clone(),
-        previous: last_line(&path)?.map(|line| digest::of_bytes(line.as_bytes())),
-    };
+    let decision = Decision::of(record, last_line(&path)?.map(|line| digest::of_bytes(line.as_bytes())));
     let line = serde_json::to_string(&decision).context("turn the decision into JSON")? + "\n";
     let append = || -> std::io::Result<()> {
         let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
@@ -110,6 +128,34 @@ pub fn read(root: &Path) -> Result<Vec<Decision>> {
     parse(&text).with_context(|| format!("understand {}", path.display()))
 }
 
+/// Reads the log and compares the newest line of every run with the run's gate.json, as far as that is there: nothing else holds
+/// the last line, which no other one follows. `folder_of` gives the folder of a run's gate.json in an environment.
+///
+/// # Errors
+/// As [`read`], or a line says something else than its gate.json.
+pub fn verify(root: &Path, folder_of: impl Fn(&str, &str) -> Option<PathBuf>) -> Result<Vec<Decision>> {
+    let check = || -> Result<Vec<Decision>> {
+        let decisions = read(root)?;
+        let mut seen = BTreeSet::new();
+        for (index, decision) in decisions.iter().enumerate().rev() {
+            let folder = folder_of(&decision.run, &decision.environment).filter(|folder| seen.insert(folder.clone()));
+            let record = folder.and_then(|folder| records::read::<Content>(&folder, Stage::Gate).ok());
+            let Some(record) = record else { continue };
+            if Decision::of(&record, None).document()? != decision.document()? {
+                let run = &decision.run;
+                bail!("line {} is not what gate.json of run {run} says: one of them was changed", index + 1);
+            }
+        }
+        Ok(decisions)
+    };
+    check().with_context(|| {
+        format!(
+            "the log of verdicts is not to be relied on: move {} away, and a new one is begun",
+            path(root).display()
+        )
+    })
+}
+
 fn parse(text: &str) -> Result<Vec<Decision>> {
     let mut decisions = Vec::new();
     let mut previous = None;
@@ -120,7 +166,7 @@ fn parse(text: &str) -> Result<Vec<Decision>> {
         if decision.previous != previous {
             bail!("line {number} does not follow the one before: a line was changed or taken out");
         }
-        if decision.input_digest != digest::of_bytes(decision.input.to_string().as_bytes()) {
+        if decision.input_digest != input_digest(&decision.input) {
             bail!("line {number}: the input was changed");
         }
         previous = Some(digest::of_bytes(line.as_bytes()));
@@ -132,7 +178,7 @@ fn parse(text: &str) -> Result<Vec<Decision>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::records::{Digests, Stage};
+    use crate::records::Digests;
     use serde_json::json;
 
     fn record(run: &str) -> Record<Content> {
@@ -178,6 +224,36 @@ mod tests {
         );
         assert!(error(&text.replacen("0.92662", "0.99", 1)).contains("line 1: the input was changed"));
         assert!(error(&text[..text.len() - 20]).contains("line 3 is truncated"));
+    }
+
+    #[test]
+    fn a_changed_last_line_shows_beside_its_record() {
+        let root = tempfile::tempdir().unwrap();
+        let folder_of = |run: &str, _: &str| Some(paths::run(root.path(), run));
+        fs::create_dir_all(paths::runs(root.path())).unwrap();
+        // Run b is judged twice: its record is that of the second time.
+        for run in ["a", "b", "b"] {
+            let record = record(run);
+            log(root.path(), &record).unwrap();
+            records::write(&paths::run(root.path(), run), &record).unwrap();
+        }
+        let verify = || verify(root.path(), folder_of);
+        assert_eq!(verify().unwrap().len(), 3);
+
+        let text = fs::read_to_string(path(root.path())).unwrap();
+        let (before, last) = text.trim_end().rsplit_once('\n').unwrap();
+        let altered = last.replacen("\"verdict\":\"allow\"", "\"verdict\":\"deny\"", 1);
+        let error = |text: String| {
+            fs::write(path(root.path()), text).unwrap();
+            format!("{:#}", verify().unwrap_err())
+        };
+        let altered = error(format!("{before}\n{altered}\n"));
+        assert!(altered.contains("line 3 is not what gate.json of run b says"), "{altered}");
+        assert!(altered.contains("decisions.ndjson away"), "{altered}");
+        assert!(error(format!("{before}\n")).contains("line 2 is not what gate.json of run b says"));
+        // Without the record there is nothing to compare with.
+        fs::remove_dir_all(paths::run(root.path(), "b")).unwrap();
+        assert_eq!(verify().unwrap().len(), 2);
     }
 
     #[test]

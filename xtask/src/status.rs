@@ -50,7 +50,8 @@ pub fn run(context: &Context) -> Result<()> {
     });
     let approval = run.as_ref().map(|_| approval::state(context));
     let evidence = run.as_ref().map_or_else(|| "none".to_string(), |_| evidence::state(context));
-    let decisions = match decisions::read(&context.root) {
+    let folder_of = |run: &str, environment: &str| context.folder_of_environment(run, environment);
+    let decisions = match decisions::verify(&context.root, folder_of) {
         Ok(decisions) => format!("{}, and the log of them is whole", decisions.len()),
         Err(error) => format!("{error:#}"),
     };

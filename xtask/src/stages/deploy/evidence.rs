@@ -9,7 +9,7 @@ use crate::context::Context;
 use crate::records::{self, Record, Stage};
 use crate::rollback;
 use crate::stages::{build, gate, scan, test};
-use crate::{digest, evidence, exit, paths};
+use crate::{decisions, digest, evidence, exit, paths};
 
 /// The gate's record, if it allows this and rests on exactly the records that lie beside it.
 pub fn verified_gate(context: &Context) -> Result<Record<gate::Content>> {
@@ -60,6 +60,7 @@ pub fn verified_gate(context: &Context) -> Result<Record<gate::Content>> {
         }
     }
     evidence::verify(context)?;
+    decisions::verify(&context.root, |run, environment| context.folder_of_environment(run, environment))?;
     Ok(gate)
 }
 
