@@ -9,13 +9,24 @@ import pytest
 import requests
 from google.protobuf import json_format
 from in_toto_attestation.v1.statement import Statement
-from world import BUCKET, PREPROD, REPOSITORY, moving
+from world import BUCKET, PREPROD, PRODUCTION_BUCKET, REPOSITORY, moving, verdicts
 
 from cloud_support import skopeo_in
-from pipeline_clone import Clone, wait_for
+from pipeline_clone import GATE_LIMIT, STRICT_LIMIT, Clone, wait_for
 
 ERRORS = """<GetMetricStatisticsResponse><GetMetricStatisticsResult><Datapoints><member><Sum>{sum}</Sum>
 <SampleCount>20</SampleCount></member></Datapoints></GetMetricStatisticsResult></GetMetricStatisticsResponse>"""
+
+
+@pytest.fixture(scope="module")
+def stricter(world, tmp_path_factory) -> str:
+    """The folder of policies that want more of the model."""
+    folder = tmp_path_factory.mktemp("policies")
+    shutil.copytree(world.clone.path / "policies", folder, dirs_exist_ok=True)
+    text = (folder / "model.rego").read_text()
+    assert GATE_LIMIT in text
+    (folder / "model.rego").write_text(text.replace(GATE_LIMIT, STRICT_LIMIT, 1))
+    return str(folder)
 
 
 def test_first_version_of_all_goes_straight(world):
@@ -37,7 +48,12 @@ def test_evidence_is_kept_in_the_bucket_and_not_published(world):
     assert (deployment["predicate"]["record"], deployment["predicate"]["version"]) == (f"sha256:{record}", "1")
     assert world.record("a")["approval"] is None
     listed = world.cloud.client("s3").list_objects_v2(Bucket=BUCKET, Prefix="evidence/")["Contents"]
-    assert [entry["Key"] for entry in listed] == ["evidence/a/bundle.json", "evidence/a/deployment.json"]
+    assert [entry["Key"] for entry in listed] == [f"evidence/a/{name}.json" for name in ("bundle", "decision", "deployment")]
+    # The verdict, as the log has it but for its place there.
+    (line,) = [line for line in verdicts(world.clone) if line["run"] == "a"]
+    decision = world.kept("a", "decision.json")
+    assert json.loads(decision) == line | {"previous": None} and line["input"]["accuracy"] > 0.9
+    assert json.loads(bundle)["predicate"]["decision"] == "sha256:" + hashlib.sha256(decision).hexdigest()
     address = world.record("a")["report_url"].split("/harness/")[0]
     assert requests.get(f"{address}/evidence/a/bundle.json", timeout=10).status_code == 403
 
@@ -78,6 +94,65 @@ def test_evidence_that_did_not_get_there_comes_with_the_next_deployment(world):
     assert world.status("a")["evidence"].endswith(f"beside the image as {REPOSITORY}:{tag}")
     world.proxy.before = lambda call: None
     assert "unchanged since a, skipped" in world.deploy("a").err
+
+
+def test_kept_verdicts_are_judged_again_in_any_clone(world, stricter):
+    def replayed(clone, *arguments: str) -> list:
+        ended = clone.xtask("replay", "--policy", stricter, "--env", "preprod", "--json", *arguments, **world.variables)
+        return [(row["run"], row["environment"], row["was"], row["would_be"]) for row in json.loads(ended.out)]
+
+    # Run b was not deployed; run a stands in the log and in the bucket, and is judged once.
+    of_a, of_b = ((run, "preprod", "allow", "deny") for run in "ab")
+    assert replayed(world.clone, "--kept") == replayed(world.clone) == [of_a, of_b]
+    log = world.clone.path / "target/pipeline/decisions.ndjson"
+    with world.clone.holding(log):
+        log.unlink()
+        assert replayed(world.clone, "--kept") == [of_a]
+        assert "no verdict was ever given here" in world.xtask("replay", "--policy", stricter, expect=4).err
+    # A clone that never had a run.
+    other = Clone("second clone", of=world.clone)
+    shutil.copy2(world.clone.path / "pipeline.toml", other.path / "pipeline.toml")
+    assert replayed(other, "--kept") == [of_a]
+    page = (other.path / "target/pipeline/replay.html").read_text()
+    assert "of 1 past verdicts" in page and "Accuracy less than 95%" in page
+    missing = world.xtask("replay", "--policy", stricter, "--kept", "--env", "production", expect=1).err
+    assert f"there is no bucket `{PRODUCTION_BUCKET}`" in missing and "cargo xtask deploy --env production" in missing
+    assert "cannot be used with" in world.xtask("replay", "--model", "x", "--kept", expect=2).err
+
+
+def test_kept_verdict_that_was_altered_is_an_error_and_an_older_run_is_not(world, stricter):
+    def replay(expect: int) -> str:
+        return world.xtask("replay", "--policy", stricter, "--kept", "--env", "preprod", expect=expect).err
+
+    s3 = world.cloud.client("s3")
+
+    def put(run: str, name: str, content: bytes) -> None:
+        s3.put_object(Bucket=BUCKET, Key=f"evidence/{run}/{name}", Body=content)
+
+    for name, old, new in (("decision.json", b'"verdict":"allow"', b'"verdict":"deny"'),
+                           ("bundle.json", b'"dirty":', b'"dirty": ')):
+        kept = world.kept("a", name)
+        assert old in kept
+        put("a", name, kept.replace(old, new, 1))
+        refused = replay(1)
+        put("a", name, kept)
+        assert f"run a, kept in s3://{BUCKET}/evidence/a/: {name} was altered" in refused, refused
+    kept = world.kept("a", "decision.json")
+    s3.delete_object(Bucket=BUCKET, Key="evidence/a/decision.json")
+    assert "decision.json is missing, although bundle.json names it" in replay(1)
+    put("a", "decision.json", kept)
+    # As it was kept before verdicts were.
+    bundle = json.loads(world.kept("a", "bundle.json"))
+    del bundle["predicate"]["decision"]
+    older = json.dumps(bundle).encode()
+    put("old", "bundle.json", older)
+    statement = {"predicate": {"evidence": f"sha256:{hashlib.sha256(older).hexdigest()}"}}
+    put("old", "deployment.json", json.dumps(statement).encode())
+    said = replay(0)
+    for name in ("bundle.json", "deployment.json"):
+        s3.delete_object(Bucket=BUCKET, Key=f"evidence/old/{name}")
+    assert "warning" in said and "evidence/old/: it was kept before verdicts were, it is not judged" in said, said
+    assert "evidence/a/: " not in said
 
 
 def test_plan_has_the_shape_of_the_result_and_changes_nothing(world):

@@ -159,6 +159,12 @@ def moving(world) -> bool:
     return bool(world.alias()["weights"])
 
 
+def verdicts(clone: Clone) -> list[dict]:
+    """The lines of the clone's log of decisions."""
+    log = clone.path / "target/pipeline/decisions.ndjson"
+    return [json.loads(line) for line in log.read_text().splitlines()]
+
+
 def reseal(folder: Path) -> None:
     """Makes bundle.json agree with the records beside it, as somebody would who altered them."""
     path = folder / "bundle.json"

@@ -178,6 +178,14 @@ impl Cloud {
         Ok(())
     }
 
+    /// Reads an object.
+    pub async fn download(&self, bucket: &str, key: &str) -> Result<Vec<u8>> {
+        let answer = self.s3.get_object().bucket(bucket).key(key).send().await.map_err(service_error);
+        let stored = answer.with_context(|| format!("read s3://{bucket}/{key}"))?;
+        let stored = stored.body.collect().await.with_context(|| format!("read s3://{bucket}/{key}"))?;
+        Ok(stored.to_vec())
+    }
+
     /// The address under which anybody may read an object of a public prefix.
     pub fn object_url(&self, bucket: &str, key: &str) -> String {
         match &self.endpoint_url {

@@ -68,6 +68,18 @@ impl Decision {
         let alone = Decision { previous: None, ..self.clone() };
         serde_json::to_string(&alone).context("turn the decision into JSON")
     }
+
+    /// Reads a decision that [`Decision::document`] wrote.
+    ///
+    /// # Errors
+    /// It is none, or its input was changed.
+    pub fn parse(text: &str) -> Result<Decision> {
+        let decision: Decision = serde_json::from_str(text).context("it is truncated or no decision")?;
+        if decision.input_digest != input_digest(&decision.input) {
+            bail!("the input was changed");
+        }
+        Ok(decision)
+    }
 }
 
 fn input_digest(input: &Value) -> String {

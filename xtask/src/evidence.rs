@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 
 use crate::cloud::service_error;
 use crate::context::Context;
+use crate::decisions::Decision;
 use crate::records::{self, Record, Stage};
 use crate::stages::{build, gate, scan, test};
 use crate::{artifact, decisions, digest};
@@ -80,6 +81,7 @@ fn statement(context: &Context) -> Result<Value> {
         "toolchain": build.content.toolchain,
         "policies": policies,
         "policy_digest": decisions::policy_digest(&gate.content.outcomes),
+        "decision": digest::of_bytes(Decision::of(&gate, None).document()?.as_bytes()),
         "records": records,
         "files": {"build": build.files, "scan": scan.files, "test": test.files, "gate": gate.files},
         "cases": test.content.cases,

@@ -4,6 +4,7 @@
 //! verdict of the past again ([`policies`]). Either is shown on the terminal and as a page that loads nothing.
 
 mod flips;
+mod kept;
 mod model;
 mod page;
 mod policies;
@@ -34,6 +35,9 @@ pub struct Options {
     /// Say why the decisions that change are denied, by the model that denies them: in all, by group and of every example.
     #[arg(long, conflicts_with = "policy")]
     explain: bool,
+    /// Judge also the verdicts of everything that was deployed to the environment, from its bucket, wherever they were given.
+    #[arg(long, conflicts_with = "model")]
+    kept: bool,
     /// Page to write, instead of replay.html in the run's folder.
     #[arg(long, value_name = "FILE")]
     page: Option<PathBuf>,
@@ -49,12 +53,12 @@ const PAGE: &str = "replay.html";
 pub fn run(context: &Context, options: &Options) -> Result<()> {
     match (&options.model, &options.policy) {
         (Some(candidate), _) => model::run(context, candidate, options),
-        (None, Some(folder)) => policies::run(context, folder, options.page.as_deref()),
+        (None, Some(folder)) => policies::run(context, folder, options),
         (None, None) => Err(crate::exit::usage("name what to try: --model FILE or --policy DIR")),
     }
 }
 
-/// Writes the page where it was asked for, or into the run's folder; says where it is.
+/// Writes the page where it was asked for, or into the folder; says where it is.
 fn write_page(page: Option<&Path>, folder: &Path, html: &str) -> Result<()> {
     let path = match page {
         Some(path) => std::path::absolute(path).context("find the page's folder")?,

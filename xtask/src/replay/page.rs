@@ -68,7 +68,7 @@ pub fn of_policies(replayed: &[Replayed]) -> String {
         thousands(total),
         verdicts("All past verdicts", replayed.iter())
     );
-    let lead = "What the changed policies would have said of every model that the gate judged here.";
+    let lead = "What the changed policies would have said of every model that the gate judged.";
     let footer = "Waivers are those of today. Evidence that was missing then is missing still.";
     shell("Replay of changed policies", lead, &figures, &sections, footer)
 }

@@ -1,6 +1,6 @@
 //! Every past decision judged again, under changed policies.
 //!
-//! Reads the decision log; writes the page alone. The policies come from another folder, under the names that pipeline.toml gives
+//! Reads the decision log and, where asked to, what deployments kept in the bucket; writes the page alone. The policies come from another folder, under the names that pipeline.toml gives
 //! them, each with its tests beside it; waivers are those of pipeline.toml, as of today.
 
 use std::collections::BTreeSet;
@@ -14,9 +14,9 @@ use crate::config::{Config, PolicySet};
 use crate::context::Context;
 use crate::decisions::{self, Decision};
 use crate::policy::{self, Outcome};
-use crate::replay::{page, write_page};
+use crate::replay::{Options, kept, page, write_page};
 use crate::stages::gate::{self, Verdict};
-use crate::{exit, terminal, waivers};
+use crate::{exit, paths, terminal, waivers};
 
 /// A past decision and what it would be.
 #[derive(Debug, Serialize)]
@@ -42,17 +42,31 @@ impl Replayed {
 /// Judges the decisions by the policies in `folder`.
 ///
 /// # Errors
-/// Exit code 4 if nothing was ever decided; the log is not whole, or the folder lacks a policy.
-pub fn run(context: &Context, folder: &Path, out: Option<&Path>) -> Result<()> {
-    let decisions = decisions::read(&context.root)?;
+/// Exit code 4 if nothing was ever decided; the log or what is kept is not whole, or the folder lacks a policy.
+pub fn run(context: &Context, folder: &Path, options: &Options) -> Result<()> {
+    let mut decisions = decisions::read(&context.root)?;
+    if options.kept {
+        let found = context.block_on(kept::read(context.cloud()?, &context.environment_name, &context.environment))?;
+        decisions = kept::merge(decisions, found)?;
+    }
     if decisions.is_empty() {
-        return Err(exit::nothing_checked("no verdict was ever given here: run `cargo xtask gate` first"));
+        let name = &context.environment_name;
+        return Err(exit::nothing_checked(match options.kept {
+            false => "no verdict was ever given here: run `cargo xtask gate` first".to_string(),
+            true => format!(
+                "no verdict was ever given here, and s3://{} keeps none: run `cargo xtask deploy --env {name}` first",
+                context.environment.bucket
+            ),
+        }));
     }
     let folder = std::path::absolute(folder).context("find the folder of the policies")?;
     let sets = sets_in(&context.config, &folder)?;
     let today = Utc::now().date_naive();
     let replayed: Vec<_> = decisions.iter().map(|decision| replay(&context.config, &sets, decision, today)).collect();
-    write_page(out, &context.folder()?, &page::of_policies(&replayed))?;
+    // What is kept can be judged in a clone without a run.
+    let beside =
+        if options.kept && context.latest_run().is_none() { paths::runs(&context.root) } else { context.folder()? };
+    write_page(options.page.as_deref(), &beside, &page::of_policies(&replayed))?;
     if context.json {
         println!("{}", serde_json::to_string(&replayed)?);
         return Ok(());

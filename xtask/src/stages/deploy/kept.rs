@@ -1,5 +1,5 @@
-//! What is kept of a deployment beside the cloud's own logs: the run's evidence, the approval and the deployment, each a
-//! document of its own below `evidence/<run>/` in the environment's bucket, which nobody may read but the account. The evidence
+//! What is kept of a deployment beside the cloud's own logs: the run's verdict, its evidence, the approval and the deployment,
+//! each a document of its own below `evidence/<run>/` in the environment's bucket, which nobody may read but the account. The evidence
 //! lies beside its image in the registry, too, put there by the environment that may push.
 //!
 //! Approval and deployment are in-toto Statements about the image, like the evidence, and name its digest.
@@ -13,10 +13,17 @@ use super::Content;
 use crate::cloud::Cloud;
 use crate::config::EVIDENCE_PREFIX;
 use crate::context::Context;
+use crate::decisions::Decision;
 use crate::records::{Record, Stage};
 use crate::registry::Repository;
+use crate::stages::gate;
 use crate::terminal::note;
 use crate::{digest, evidence};
+
+/// The verdict with its input, as a line of the log of decisions has it: what it takes to judge it again.
+pub const DECISION: &str = "decision.json";
+/// The statement of the deployment, which names the evidence's digest.
+pub const STATEMENT: &str = "deployment.json";
 
 const APPROVAL: &str = "urn:ccapproval:approval:v1";
 const DEPLOYMENT: &str = "urn:ccapproval:deployment:v1";
@@ -46,7 +53,10 @@ async fn keep(context: &Context, cloud: &Cloud, record: &Record<Content>, reposi
     }
     let names =
         Names { repository, evidence: digest::of_bytes(&bundle), record: context.record_digest(Stage::Deploy)? };
-    let mut documents = vec![(evidence::FILE, bundle)];
+    let gate: Record<gate::Content> = context.read(Stage::Gate)?;
+    let decision = Decision::of(&gate, None).document()?;
+    // What others name comes before them: whatever is kept without the last one was not kept whole.
+    let mut documents = vec![(DECISION, decision.into_bytes()), (evidence::FILE, bundle)];
     for (name, statement) in statements(record, &names)? {
         documents.push((name, evidence::canonical(&statement)?));
     }
@@ -91,6 +101,6 @@ fn statements(record: &Record<Content>, names: &Names) -> Result<Vec<(&'static s
         "model": content.model,
         "verdict": content.verdict,
     });
-    statements.push(("deployment.json", about(DEPLOYMENT, deployment)?));
+    statements.push((STATEMENT, about(DEPLOYMENT, deployment)?));
     Ok(statements)
 }

@@ -7,7 +7,7 @@
 pub mod alias;
 mod evidence;
 mod health;
-mod kept;
+pub mod kept;
 mod publication;
 mod rollout;
 mod smoke;

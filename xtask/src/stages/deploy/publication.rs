@@ -119,10 +119,8 @@ pub async fn restore_report(cloud: &Cloud, environment: &Environment, run: &str)
     let bucket = &environment.bucket;
     for (name, content_type) in [(report_name(environment), HTML), (compare::FILE, JSON)] {
         let key = key_of_run(environment, run, name);
-        let answer = cloud.s3.get_object().bucket(bucket).key(&key).send().await.map_err(service_error);
-        let stored = answer.with_context(|| format!("read s3://{bucket}/{key}"))?;
-        let stored = stored.body.collect().await.with_context(|| format!("read s3://{bucket}/{key}"))?;
-        cloud.upload(bucket, &key_beside_report(environment, name), content_type, stored.to_vec()).await?;
+        let stored = cloud.download(bucket, &key).await?;
+        cloud.upload(bucket, &key_beside_report(environment, name), content_type, stored).await?;
     }
     Ok(())
 }
