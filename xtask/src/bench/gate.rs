@@ -15,6 +15,7 @@ use crate::config;
 use crate::policy::source::Source;
 use crate::policy::suite::Suite;
 use crate::policy::{Judge, Level};
+use crate::terminal::note;
 
 /// Judged inputs.
 const INPUTS: usize = 1_000_000;
@@ -130,7 +131,11 @@ fn fuzz_some(contests: &[Contest], seed: u64, inputs: usize) -> Result<Fuzzed> {
     let judge = |contest: &Contest| Judge::new(&contest.package, &contest.sources).map_err(fault);
     let mut judges: Vec<_> = contests.iter().map(judge).collect::<Result<_>>()?;
     let mut fuzzed = Fuzzed::default();
-    for _ in 0..inputs {
+    for done in 1..=inputs {
+        // All workers have as many; one speaks for them.
+        if seed == 0 && done.is_multiple_of((inputs / 10).max(1)) {
+            note(&format!("{} % of the inputs are judged", done * 100 / inputs));
+        }
         let input = input(&mut random);
         let begun = Instant::now();
         let objections: Vec<_> = judges.iter_mut().map(|judge| objections(judge, &input)).collect();
