@@ -155,6 +155,41 @@ def test_kept_verdict_that_was_altered_is_an_error_and_an_older_run_is_not(world
     assert "evidence/a/: " not in said
 
 
+def test_denial_is_kept_and_judged_again_in_any_clone(world):
+    s3 = world.cloud.client("s3")
+
+    def gate(expect: int) -> str:
+        return world.xtask("gate", "--env", "preprod", "--run", "b", expect=expect).err
+
+    def kept() -> list[str]:
+        listed = s3.list_objects_v2(Bucket=BUCKET, Prefix="evidence/b/").get("Contents", [])
+        return [entry["Key"].removeprefix("evidence/b/") for entry in listed]
+
+    with world.clone.edited("policies/model.rego", GATE_LIMIT, STRICT_LIMIT):
+        world.proxy.before = lambda call: (403, b"") if call == f"PUT {BUCKET}/evidence" else None
+        assert "the denial is not kept" in gate(3) and kept() == []
+        world.proxy.before = lambda call: None
+        assert "not kept" not in gate(3)
+        (name,) = kept()
+        gate(3)
+        assert kept() == [name]
+    document = world.kept("b", name)
+    assert name == f"denied-{hashlib.sha256(document).hexdigest()}.json"
+    line = verdicts(world.clone)[-1]
+    assert json.loads(document) == line | {"previous": None} and line["verdict"] == "deny"
+    gate(0)
+    assert kept() == [name], "what is allowed is kept when it is deployed"
+
+    other = Clone("third clone", of=world.clone)
+    shutil.copy2(world.clone.path / "pipeline.toml", other.path / "pipeline.toml")
+    replay = ("replay", "--policy", "policies", "--env", "preprod", "--kept")
+    rows = json.loads(other.xtask(*replay, "--json", **world.variables).out)
+    assert {(row["run"], row["was"], row["would_be"]) for row in rows} == {("a", "allow", "allow"), ("b", "deny", "allow")}
+    s3.put_object(Bucket=BUCKET, Key=f"evidence/b/{name}", Body=document.replace(b'"deny"', b'"warn"', 1))
+    assert f"evidence/b/: {name} was altered" in other.xtask(*replay, expect=1, **world.variables).err
+    s3.delete_object(Bucket=BUCKET, Key=f"evidence/b/{name}")
+
+
 def test_plan_has_the_shape_of_the_result_and_changes_nothing(world):
     before = world.alias()
     planned = json.loads(world.deploy("b", "--dry-run", "--json").out)

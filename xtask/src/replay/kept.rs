@@ -1,7 +1,7 @@
-//! The verdicts that deployments kept in an environment's bucket, wherever they were given.
+//! The verdicts that are kept in an environment's bucket, wherever they were given.
 //!
 //! Below `evidence/<run>/`, the statement of the deployment names the digest of the run's evidence, and that the digest of the
-//! verdict. What does not fit is an error with the run's name; what was kept before verdicts were is passed over, with a warning.
+//! verdict. A denial has its digest in its name. What does not fit is an error with the run's name; what was kept before verdicts were is passed over, with a warning.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::cloud::{Cloud, unless};
 use crate::config::{EVIDENCE_PREFIX, Environment};
 use crate::decisions::Decision;
-use crate::stages::deploy::kept::{DECISION, STATEMENT};
+use crate::stages::deploy::kept::{DECISION, DENIED, STATEMENT, denied_name};
 use crate::terminal::{Progress, note, warning};
 use crate::{digest, evidence};
 
@@ -28,8 +28,16 @@ pub async fn read(cloud: &Cloud, name: &str, environment: &Environment) -> Resul
     let mut decisions = Vec::new();
     for (run, files) in runs(cloud, name, environment, PAGE).await? {
         let place = format!("run {run}, kept in s3://{bucket}/{EVIDENCE_PREFIX}{run}/");
+        let download = async |file: &str| cloud.download(bucket, &format!("{EVIDENCE_PREFIX}{run}/{file}")).await;
+        let (denials, deployment): (Vec<_>, Vec<_>) = files.iter().partition(|file| file.starts_with(DENIED));
+        for file in denials {
+            decisions.push(denial(file, &download(file).await?, &run).with_context(|| place.clone())?);
+        }
+        if deployment.is_empty() {
+            continue;
+        }
         let read = async |file: &str| match files.contains(file) {
-            true => cloud.download(bucket, &format!("{EVIDENCE_PREFIX}{run}/{file}")).await.map(Some),
+            true => download(file).await.map(Some),
             false => Ok(None),
         };
         let documents = Documents {
@@ -105,13 +113,25 @@ impl Documents {
         let decision =
             decision.with_context(|| format!("{DECISION} is missing, although {} names it", evidence::FILE))?;
         is_named(DECISION, decision, evidence::FILE, named)?;
-        let text = std::str::from_utf8(decision).with_context(|| format!("{DECISION} is no text"))?;
-        let decision = Decision::parse(text).with_context(|| format!("understand {DECISION}"))?;
-        if decision.run != run {
-            bail!("{DECISION} is of run {}", decision.run);
-        }
-        Ok(Kept::Whole(Box::new(decision)))
+        Ok(Kept::Whole(Box::new(parsed(DECISION, decision, run)?)))
     }
+}
+
+/// A denial of `run`, which lies in `file`.
+fn denial(file: &str, bytes: &[u8], run: &str) -> Result<Decision> {
+    if file != denied_name(bytes) {
+        bail!("{file} was altered: its digest is {}", digest::of_bytes(bytes));
+    }
+    parsed(file, bytes, run)
+}
+
+fn parsed(file: &str, bytes: &[u8], run: &str) -> Result<Decision> {
+    let text = std::str::from_utf8(bytes).with_context(|| format!("{file} is no text"))?;
+    let decision = Decision::parse(text).with_context(|| format!("understand {file}"))?;
+    if decision.run != run {
+        bail!("{file} is of run {}", decision.run);
+    }
+    Ok(decision)
 }
 
 /// What a statement says of its subject.
@@ -161,6 +181,7 @@ mod tests {
 
     use super::*;
     use crate::config;
+    use crate::stages::deploy::kept::upload_denied;
     use crate::stages::gate::Verdict;
     use crate::waivers::Remarks;
 
@@ -242,6 +263,21 @@ mod tests {
         assert!(error.starts_with("run b: the verdict of 1970-01-01 00:02 UTC is one in the log"), "{error}");
     }
 
+    #[test]
+    fn a_denial_is_of_its_own_name_and_run() {
+        let denied = Decision { verdict: Verdict::Deny, ..decision("a", 0) };
+        let document = denied.document().unwrap().into_bytes();
+        let name = denied_name(&document);
+        assert_eq!(denial(&name, &document, "a").unwrap().document().unwrap().into_bytes(), document);
+        let error = |name: &str, bytes: &[u8], run: &str| denial(name, bytes, run).unwrap_err().to_string();
+        let mut altered = document.clone();
+        altered[20] ^= 1;
+        assert!(error(&name, &altered, "a").starts_with(&format!("{name} was altered: its digest is sha256:")));
+        assert!(error("denied-.json", &document, "a").contains("was altered"));
+        assert!(error(&name, &document, "b").ends_with("is of run a"));
+        assert!(error(&denied_name(b"{}"), b"{}", "a").starts_with("understand denied-"));
+    }
+
     async fn served(state: &Path) -> (LocalCloud, Cloud, Environment) {
         let options = Options { root: state.to_path_buf(), port: 0, region: "us-east-1".to_string() };
         let served = LocalCloud::start(options).await.unwrap();
@@ -277,6 +313,17 @@ mod tests {
             let listed = listed.iter().map(|(run, files)| (run.as_str(), files.len())).collect::<Vec<_>>();
             assert_eq!(listed, [("a", 3), ("b", 3)], "in pages of {page}");
         }
+
+        let denied = Decision { verdict: Verdict::Deny, ..decision("c", 1) };
+        for _ in 0..2 {
+            upload_denied(&cloud, &environment, &denied).await.unwrap();
+        }
+        let again = Decision { verdict: Verdict::Deny, ..decision("a", 2) };
+        upload_denied(&cloud, &environment, &again).await.unwrap();
+        let found = read(&cloud, "preprod", &environment).await.unwrap();
+        let mut found: Vec<_> = found.iter().map(|decision| (decision.run.as_str(), decision.verdict.name())).collect();
+        found.sort();
+        assert_eq!(found, [("a", "allow"), ("a", "deny"), ("b", "allow"), ("c", "deny")]);
 
         upload(format!("{EVIDENCE_PREFIX}b/{DECISION}"), b"{}".to_vec()).await;
         let error = format!("{:#}", read(&cloud, "preprod", &environment).await.unwrap_err());

@@ -35,7 +35,7 @@ pub struct Options {
     /// Say why the decisions that change are denied, by the model that denies them: in all, by group and of every example.
     #[arg(long, conflicts_with = "policy")]
     explain: bool,
-    /// Judge also the verdicts of everything that was deployed to the environment, from its bucket, wherever they were given.
+    /// Judge also the verdicts that the environment's bucket keeps, of what was deployed and denied, wherever they were given.
     #[arg(long, conflicts_with = "model")]
     kept: bool,
     /// Page to write, instead of replay.html in the run's folder.

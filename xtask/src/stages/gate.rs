@@ -15,9 +15,11 @@ use serde_json::{Value, json};
 
 use crate::config::OnFailure;
 use crate::context::Context;
+use crate::decisions::Decision;
 use crate::policy::{self, Outcome};
 use crate::records::{Digests, Record, Stage};
-use crate::stages::{build, deploy, scan, test};
+use crate::stages::deploy::{self, kept};
+use crate::stages::{build, scan, test};
 use crate::terminal::{note, warning};
 use crate::training_image::TrainingImage;
 use crate::waivers::{self, Remarks};
@@ -115,6 +117,9 @@ pub fn run(context: &Context, print: Option<Format>) -> Result<Record<Content>> 
     let record = context.unchanged::<Content>(Stage::Gate, &inputs);
     if let Some(record) = record.filter(|_| evidence::verify(context).is_ok()) {
         context.skipped(Stage::Gate);
+        if record.content.verdict == Verdict::Deny {
+            keep_denied(context, &record, None);
+        }
         return conclude(context, record, print);
     }
     let work = context.begin(Stage::Gate)?;
@@ -147,8 +152,8 @@ pub fn run(context: &Context, print: Option<Format>) -> Result<Record<Content>> 
     decisions::log(&context.root, &record)?;
     records::write(&work.folder, &record)?;
     evidence::write(context)?;
-    if let (Verdict::Deny, Some(page)) = (record.content.verdict, page) {
-        publish_denied(context, &record.run, &page);
+    if record.content.verdict == Verdict::Deny {
+        keep_denied(context, &record, page);
     }
     conclude(context, record, print)
 }
@@ -202,14 +207,19 @@ fn judged_page(context: &Context, content: &Content) -> Option<String> {
     report::with_verdict(&page, &test.run, &context.environment_name, content).ok()
 }
 
-/// Shows the report of a denied model as it is; that of an allowed one is published when it is deployed. The verdict stands
-/// whether the bucket can be reached or not.
-fn publish_denied(context: &Context, run: &str, page: &str) {
-    let published = context
-        .cloud()
-        .and_then(|cloud| context.block_on(deploy::publish_report(cloud, &context.environment, run, page.as_bytes())));
-    if let Err(error) = published {
-        note(&format!("the published report does not show the verdict: {error:#}"));
+/// Keeps a denial in the bucket, and shows the report of the denied model as it is: an allowed one is kept and published when it
+/// is deployed. The verdict stands whether the bucket can be reached or not.
+fn keep_denied(context: &Context, record: &Record<Content>, page: Option<String>) {
+    let environment = &context.environment;
+    let keep = async |cloud| {
+        kept::upload_denied(cloud, environment, &Decision::of(record, None)).await?;
+        match page {
+            Some(page) => deploy::publish_report(cloud, environment, &record.run, page.as_bytes()).await,
+            None => Ok(()),
+        }
+    };
+    if let Err(error) = context.cloud().and_then(|cloud| context.block_on(keep(cloud))) {
+        note(&format!("the denial is not kept, and the published report does not show it: {error:#}"));
     }
 }
 

@@ -1,6 +1,8 @@
-//! What is kept of a deployment beside the cloud's own logs: the run's verdict, its evidence, the approval and the deployment,
+//! What is kept of a run beside the cloud's own logs. Of a deployment: the run's verdict, its evidence, the approval and the deployment,
 //! each a document of its own below `evidence/<run>/` in the environment's bucket, which nobody may read but the account. The evidence
 //! lies beside its image in the registry, too, put there by the environment that may push.
+//!
+//! Of a run that was denied: the verdict, beside them.
 //!
 //! Approval and deployment are in-toto Statements about the image, like the evidence, and name its digest.
 
@@ -11,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::Content;
 use crate::cloud::Cloud;
-use crate::config::EVIDENCE_PREFIX;
+use crate::config::{EVIDENCE_PREFIX, Environment};
 use crate::context::Context;
 use crate::decisions::Decision;
 use crate::records::{Record, Stage};
@@ -24,6 +26,8 @@ use crate::{digest, evidence};
 pub const DECISION: &str = "decision.json";
 /// The statement of the deployment, which names the evidence's digest.
 pub const STATEMENT: &str = "deployment.json";
+/// What the names of denials begin with.
+pub const DENIED: &str = "denied-";
 
 const APPROVAL: &str = "urn:ccapproval:approval:v1";
 const DEPLOYMENT: &str = "urn:ccapproval:deployment:v1";
@@ -66,6 +70,21 @@ async fn keep(context: &Context, cloud: &Cloud, record: &Record<Content>, reposi
         cloud.upload(&environment.bucket, &key, "application/json", bytes).await?;
     }
     Ok(())
+}
+
+/// The name of a denial, by its own digest: a run can be denied more than once.
+pub fn denied_name(document: &[u8]) -> String {
+    format!("{DENIED}{}.json", digest::of_bytes(document).trim_start_matches("sha256:"))
+}
+
+/// Keeps a verdict that nothing is deployed on, for whoever judges it again. The same verdict is kept once.
+///
+/// # Errors
+/// The bucket is not there, or does not take it.
+pub async fn upload_denied(cloud: &Cloud, environment: &Environment, decision: &Decision) -> Result<()> {
+    let document = decision.document()?.into_bytes();
+    let key = format!("{EVIDENCE_PREFIX}{}/{}", decision.run, denied_name(&document));
+    cloud.upload(&environment.bucket, &key, "application/json", document).await
 }
 
 /// What the record itself does not name.
