@@ -14,6 +14,7 @@ SKOPEO = shutil.which("skopeo")
 NOT_RUN = "not run: skopeo is not installed"
 
 if SKOPEO is None and os.environ.get("CI") != "true":
+    # A laptop need not have it; in CI its absence fails.
     pytest.skip(NOT_RUN, allow_module_level=True)
 
 

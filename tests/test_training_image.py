@@ -96,6 +96,7 @@ class Containers:
 @pytest.fixture(scope="module")
 def containers():
     if BUILDAH is None and os.environ.get("CI") != "true":
+        # A laptop need not have it; in CI its absence fails.
         pytest.skip("not run: buildah is not installed")
     assert BUILDAH, "not run: buildah is not installed, and CI asks for it"
     folder = CLONES / "containers"

@@ -28,6 +28,7 @@ def browser():
     if not Path(CHROMIUM).exists():
         if os.environ.get("CI") == "true":
             pytest.fail("Chromium is missing")
+        # A laptop need not have it; in CI its absence fails.
         pytest.skip("not run: Chromium is missing")
     arguments = [
         "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",

@@ -16,10 +16,11 @@ REAL = (
 GOOD = {"Income": "500000", "Num_Children": "2", "Own_Housing": "1", "Own_Car": "1"}
 TITLES = {"approved": "Approved", "denied": "Denied"}
 
-# Behaviour that only a function under the test's control can show.
+# Behaviour that only a function under the test's control can show: a deployed one cannot be made to fail.
 stand_in_only = pytest.mark.skipif(
     REAL is not None, reason="not run: needs the stand-in"
 )
+# What is deployed is judged with its addresses given, which `check` does after a pipeline's run.
 real_only = pytest.mark.skipif(
     REAL is None, reason="not run: judges what is deployed, give PIPELINE_URLS"
 )
