@@ -76,7 +76,7 @@ fn table(label: &str, rows: &[Row<'_>]) -> String {
         })
         .collect();
     format!(
-        "<div class=\"scroll\" tabindex=\"0\" role=\"group\" aria-label=\"{label}\"><table><thead><tr>\
+        "<div class=\"scroll\" tabindex=\"0\" role=\"group\" aria-label=\"{label}\"><table class=\"stacked\"><thead><tr>\
          <th scope=\"col\">Rule</th><th scope=\"col\">Result</th><th scope=\"col\">Name</th></tr></thead>\
          <tbody>{rows}</tbody></table></div>"
     )

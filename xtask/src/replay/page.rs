@@ -3,7 +3,7 @@
 use crate::replay::flips::{Counts, Groups, Prediction};
 use crate::replay::model::{Example, Replay, decision};
 use crate::replay::policies::Replayed;
-use crate::replay::reasons::{Changed, Reason};
+use crate::replay::reasons::{Changed, OfGroup, Reason};
 use crate::report::escape;
 use crate::stages::gate::Verdict;
 
@@ -89,17 +89,28 @@ fn figure(name: &str, value: &str, about: &str) -> String {
     format!("<li class=\"figure\"><span class=\"name\">{name}</span><strong>{value}</strong><span>{about}</span></li>")
 }
 
-fn table(label: &str, columns: &[(&str, bool)], rows: &str) -> String {
-    let head: String = columns
-        .iter()
-        .map(|(name, text)| {
-            format!("<th scope=\"col\"{}>{}</th>", if *text { " class=\"said\"" } else { "" }, escape(name))
-        })
-        .collect();
-    let label = escape(label);
+/// A column's name, and whether it holds words, which stand on the left.
+type Column<'a> = (&'a str, bool);
+
+/// A table whose rows begin with what they are about; the cells are HTML. On a narrow screen each row is a list of its own.
+fn table(label: &str, columns: &[Column<'_>], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let style = |text: bool| if text { " class=\"said\"" } else { "" };
+    let head: String =
+        columns.iter().map(|(name, text)| format!("<th scope=\"col\"{}>{}</th>", style(*text), escape(name))).collect();
+    let row = |cells: Vec<String>| -> String {
+        let cells = columns.iter().zip(cells).enumerate().map(|(place, ((name, text), cell))| {
+            let (style, name) = (style(*text), escape(name));
+            match place {
+                0 => format!("<th scope=\"row\" data-name=\"{name}\">{cell}</th>"),
+                _ => format!("<td{style} data-name=\"{name}\">{cell}</td>"),
+            }
+        });
+        format!("<tr>{}</tr>", cells.collect::<String>())
+    };
+    let (label, rows) = (escape(label), rows.map(row).collect::<String>());
     format!(
-        "<div class=\"scroll\" tabindex=\"0\" role=\"group\" aria-label=\"{label}\"><table><thead><tr>{head}</tr></thead>\
-         <tbody>{rows}</tbody></table></div>"
+        "<div class=\"scroll\" tabindex=\"0\" role=\"group\" aria-label=\"{label}\"><table class=\"stacked\"><thead><tr>{head}\
+         </tr></thead><tbody>{rows}</tbody></table></div>"
     )
 }
 
@@ -107,12 +118,8 @@ fn table(label: &str, columns: &[(&str, bool)], rows: &str) -> String {
 fn groups(attribute: &Groups, all: &Counts) -> String {
     let name = escape(&attribute.name);
     let (before, after) = attribute.gaps();
-    let rows: String = attribute
-        .groups
-        .iter()
-        .map(|group| counts_row(&group.group, &group.counts))
-        .chain([counts_row("All", all)])
-        .collect();
+    let groups = attribute.groups.iter().map(|group| counts_row(&group.group, &group.counts));
+    let rows = groups.chain([counts_row("All", all)]);
     let columns = [
         (attribute.name.as_str(), false),
         ("Applications", false),
@@ -127,21 +134,20 @@ fn groups(attribute: &Groups, all: &Counts) -> String {
          {:.2} points apart before, {:.2} after.</p>{}</section>",
         100.0 * before,
         100.0 * after,
-        table(&format!("Changes by {}", attribute.name), &columns, &rows)
+        table(&format!("Changes by {}", attribute.name), &columns, rows)
     )
 }
 
-fn counts_row(name: &str, counts: &Counts) -> String {
-    format!(
-        "<tr><th scope=\"row\">{}</th><td>{}</td><td>{}</td><td>{}</td><td>{:+.2}</td><td>{}</td><td>{}</td></tr>",
+fn counts_row(name: &str, counts: &Counts) -> Vec<String> {
+    vec![
         escape(name),
         thousands(counts.applications),
         rate(counts.approval_rate_before),
         rate(counts.approval_rate_after),
-        100.0 * (counts.approval_rate_after - counts.approval_rate_before),
+        format!("{:+.2}", 100.0 * (counts.approval_rate_after - counts.approval_rate_before)),
         with_share(counts.approve_to_deny, counts.approve_to_deny_share),
-        with_share(counts.deny_to_approve, counts.deny_to_approve_share)
-    )
+        with_share(counts.deny_to_approve, counts.deny_to_approve_share),
+    ]
 }
 
 /// Why the decisions that change are denied; empty where nobody asked.
@@ -150,29 +156,21 @@ fn reasons(reasons: &[Reason]) -> String {
         return String::new();
     }
     let row = |reason: &str, of: &str, changed: &Changed| {
-        format!(
-            "<tr><th scope=\"row\">{}</th><td class=\"said\">{}</td><td>{}</td><td>{}</td></tr>",
-            escape(reason),
-            escape(of),
-            thousands(changed.approve_to_deny),
-            thousands(changed.deny_to_approve)
-        )
+        let counts = [changed.approve_to_deny, changed.deny_to_approve].map(thousands);
+        [escape(reason), escape(of)].into_iter().chain(counts).collect()
     };
-    let rows: String = reasons
-        .iter()
-        .map(|reason| {
-            let groups = reason
-                .groups
-                .iter()
-                .map(|of| row(&reason.reason, &format!("{} {}", of.attribute, of.group), &of.changed));
-            row(&reason.reason, "All", &reason.all) + &groups.collect::<String>()
-        })
-        .collect();
+    let rows = reasons.iter().flat_map(|reason| {
+        let of_group = |of: &OfGroup| row(&reason.reason, &format!("{} {}", of.attribute, of.group), &of.changed);
+        [row(&reason.reason, "All", &reason.all)]
+            .into_iter()
+            .chain(reason.groups.iter().map(of_group))
+            .collect::<Vec<_>>()
+    });
     let columns = [("Denied for", false), ("Of", true), ("Approve to deny", false), ("Deny to approve", false)];
     format!(
         "<section><h2>Reasons</h2><p>Every decision that changes counts once, under the strongest reason of the model that \
          denies it: the candidate, or the run's model where the candidate approves.</p>{}</section>",
-        table("Reasons of the decisions that change", &columns, &rows)
+        table("Reasons of the decisions that change", &columns, rows)
     )
 }
 
@@ -186,37 +184,22 @@ fn examples(examples: &[Example]) -> String {
         .chain(first.values.iter().map(|(name, _)| (name.as_str(), false)))
         .chain(explained.then_some(("Denied for", true)))
         .collect();
-    let rows: String = examples
-        .iter()
-        .map(|example| {
-            let values: String =
-                example.values.iter().map(|(_, value)| format!("<td>{}</td>", escape(value))).collect();
-            let reasons = match explained {
-                true => format!("<td class=\"said\">{}</td>", escape(&example.reasons.join(", "))),
-                false => String::new(),
-            };
-            format!(
-                "<tr><th scope=\"row\">{}</th>{}{}{values}{reasons}</tr>",
-                example.line,
-                said(example.before),
-                said(example.after)
-            )
-        })
-        .collect();
+    let rows = examples.iter().map(|example| {
+        let about = [example.line.to_string(), said(example.before), said(example.after)];
+        let values = example.values.iter().map(|(_, value)| escape(value));
+        let reasons = explained.then(|| escape(&example.reasons.join(", ")));
+        about.into_iter().chain(values).chain(reasons).collect()
+    });
     format!(
         "<section><h2>Examples</h2><p>The decisions that change with the greatest change of probability, of both directions; \
          with the probability of approval, and the line in test_split.csv.</p>{}</section>",
-        table("Examples of decisions that change", &columns, &rows)
+        table("Examples of decisions that change", &columns, rows)
     )
 }
 
 fn said(prediction: Prediction) -> String {
     let style = if prediction.approved { "pass" } else { "fail" };
-    format!(
-        "<td class=\"said\"><span class=\"word {style}\">{}</span>&nbsp;{:.4}</td>",
-        decision(prediction),
-        prediction.probability
-    )
+    format!("<span class=\"word {style}\">{}</span>&nbsp;{:.4}", decision(prediction), prediction.probability)
 }
 
 fn provenance(replay: &Replay) -> String {
@@ -245,25 +228,20 @@ fn verdicts<'a>(label: &str, replayed: impl Iterator<Item = &'a Replayed>) -> St
         ("Would be", true),
         ("Objections that come or go", true),
     ];
-    let rows: String = replayed
-        .map(|row| {
-            let objections = |word: &str, texts: &[String]| -> String {
-                texts.iter().map(|text| format!("<div><b>{word}</b> {}</div>", escape(text))).collect()
-            };
-            format!(
-                "<tr><th scope=\"row\">{}</th><td class=\"said\">{}</td><td class=\"said\"><code>{}</code></td>{}{}\
-                 <td class=\"said\">{}{}</td></tr>",
-                row.decided_at.format("%F %R"),
-                escape(&row.environment),
-                escape(&row.run),
-                verdict(row.was),
-                verdict(row.would_be),
-                objections("comes:", &row.new),
-                objections("goes:", &row.gone)
-            )
-        })
-        .collect();
-    table(label, &columns, &rows)
+    let rows = replayed.map(|row| {
+        let objections = |word: &str, texts: &[String]| -> String {
+            texts.iter().map(|text| format!("<div><b>{word}</b> {}</div>", escape(text))).collect()
+        };
+        vec![
+            row.decided_at.format("%F %R").to_string(),
+            escape(&row.environment),
+            format!("<code>{}</code>", escape(&row.run)),
+            verdict(row.was),
+            verdict(row.would_be),
+            objections("comes:", &row.new) + &objections("goes:", &row.gone),
+        ]
+    });
+    table(label, &columns, rows)
 }
 
 fn verdict(verdict: Verdict) -> String {
@@ -272,7 +250,7 @@ fn verdict(verdict: Verdict) -> String {
         Verdict::Warn => "unproven",
         Verdict::Deny => "fail",
     };
-    format!("<td class=\"said\"><span class=\"word {style}\">{}</span></td>", verdict.name())
+    format!("<span class=\"word {style}\">{}</span>", verdict.name())
 }
 
 fn with_share(count: usize, share: f64) -> String {
@@ -310,7 +288,6 @@ mod tests {
 
     use super::*;
     use crate::replay::flips::{self, Attribute};
-    use crate::replay::reasons::OfGroup;
 
     fn replay(value: &str) -> Replay {
         let table = |approved| vec![Prediction { approved, probability: 0.25 }];
@@ -353,11 +330,18 @@ mod tests {
         let html = of_model(&replay("Group"));
         assert!(html.contains("<span class=\"name\">Approve to deny</span><strong>1</strong><span>100.00 % of"));
         assert!(html.contains(
-            "<th scope=\"row\">2</th><td class=\"said\"><span class=\"word pass\">approve</span>&nbsp;0.2500</td>"
+            "<th scope=\"row\" data-name=\"Line\">2</th><td class=\"said\" data-name=\"Before\">\
+             <span class=\"word pass\">approve</span>&nbsp;0.2500</td>"
         ));
-        assert!(html.contains("<td class=\"said\">All</td><td>1,234</td><td>0</td>"));
-        assert!(html.contains("<td class=\"said\">Group 1</td><td>7</td><td>0</td>"));
-        assert!(html.contains("Denied for</th>") && html.contains("<td class=\"said\">Income</td>"));
+        let reasons = |of: &str, counts: [&str; 2]| {
+            format!(
+                "<td class=\"said\" data-name=\"Of\">{of}</td><td data-name=\"Approve to deny\">{}</td>\
+                 <td data-name=\"Deny to approve\">{}</td></tr>",
+                counts[0], counts[1]
+            )
+        };
+        assert!(html.contains(&reasons("All", ["1,234", "0"])) && html.contains(&reasons("Group 1", ["7", "0"])));
+        assert!(html.contains("Denied for</th>") && html.contains("data-name=\"Denied for\">Income</td>"));
         let mut same = replay("Group");
         same.model_after = same.model_before.clone();
         same.examples.clear();
