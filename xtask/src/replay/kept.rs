@@ -1,7 +1,8 @@
 //! The verdicts that are kept in an environment's bucket, wherever they were given.
 //!
 //! Below `evidence/<run>/`, the statement of the deployment names the digest of the run's evidence, and that the digest of the
-//! verdict. A denial has its digest in its name. What does not fit is an error with the run's name; what was kept before verdicts were is passed over, with a warning.
+//! verdict. A denial has its digest in its name. What does not fit is an error with the run's name; what was kept before verdicts were
+//! is passed over, with a warning.
 
 use std::collections::{BTreeMap, BTreeSet};
 
