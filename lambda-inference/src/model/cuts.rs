@@ -4,6 +4,11 @@
 //! values, so that all values whose rounded one is not above a threshold end at some double, the cut: `round(x) <= threshold` exactly if
 //! `x <= cut`. Between the cuts of a feature every value takes the same way everywhere, and its place among them says all.
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::*;
+
+#[cfg(target_arch = "x86_64")]
+use super::eight;
 use super::nodes::Conversion;
 
 /// The cuts of one feature.
@@ -23,7 +28,7 @@ struct Index {
     low: f64,
     scale: f64,
     last: f64,
-    /// Cuts in the squares before each one.
+    /// Cuts in the squares before each one, and in all of them.
     starts: Vec<u16>,
     /// Most cuts in one square.
     compared: usize,
@@ -31,6 +36,9 @@ struct Index {
 
 /// Cuts that are compared one by one.
 const MOST_COMPARED: usize = 4;
+/// The same where eight values are compared at once.
+#[cfg(target_arch = "x86_64")]
+const MOST_COMPARED_BY_EIGHT: usize = 8;
 /// Squares of a raster: beyond, it would not stay in the processor's cache.
 const MOST_SQUARES: usize = 1 << 11;
 
@@ -94,6 +102,34 @@ impl Cuts {
         places
     }
 
+    /// As [`Cuts::places`], of eight values by AVX-512; whatever for those that are missing.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512vl")]
+    #[inline]
+    pub fn places_of_eight(&self, values: __m512d) -> __m256i {
+        let one = _mm256_set1_epi32(1);
+        if self.len() <= MOST_COMPARED_BY_EIGHT {
+            return self.sorted[..self.len()].iter().fold(_mm256_setzero_si256(), |places, cut| {
+                let above = _mm512_cmp_pd_mask::<_CMP_LT_OQ>(_mm512_set1_pd(*cut), values);
+                _mm256_mask_add_epi32(places, above, places, one)
+            });
+        }
+        let Some(index) = &self.index else {
+            let mut each = [0.0; 8];
+            // SAFETY: eight doubles are written where there is room for them.
+            unsafe { _mm512_storeu_pd(each.as_mut_ptr(), values) };
+            let [a, b, c, d, e, f, g, h] = each.map(|value| i32::from(self.search(value)));
+            return _mm256_setr_epi32(a, b, c, d, e, f, g, h);
+        };
+        let starts = index.starts_of_eight(values);
+        (0..index.compared as i32).fold(starts, |places, number| {
+            let at = _mm256_add_epi32(starts, _mm256_set1_epi32(number));
+            // SAFETY: a start is at most the number of cuts, behind which lie MOST_COMPARED infinities, and no more are compared.
+            let cuts = unsafe { eight::doubles(&self.sorted, at) };
+            _mm256_mask_add_epi32(places, _mm512_cmp_pd_mask::<_CMP_LT_OQ>(cuts, values), places, one)
+        })
+    }
+
     fn search(&self, value: f64) -> u16 {
         let (mut base, mut size) = (0, self.len());
         while size > 1 {
@@ -112,7 +148,7 @@ impl Index {
         let mut squares = sorted.len().next_power_of_two();
         loop {
             let last = (squares - 1) as f64;
-            let mut index = Index { low, scale: last / (high - low), last, starts: vec![0; squares], compared: 0 };
+            let mut index = Index { low, scale: last / (high - low), last, starts: vec![0; squares + 1], compared: 0 };
             if !(low.is_finite() && high.is_finite() && index.scale.is_normal()) {
                 return None;
             }
@@ -141,6 +177,18 @@ impl Index {
         let place = ((value - self.low) * self.scale).max(0.0).min(self.last);
         // SAFETY: it is no NaN, since `max` prefers a number, and lies between 0 and `last`, which is below MOST_SQUARES.
         unsafe { place.to_int_unchecked::<i32>() as usize }
+    }
+
+    /// As [`Index::start`], of eight values by AVX-512, in the same arithmetic.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512vl")]
+    #[inline]
+    fn starts_of_eight(&self, values: __m512d) -> __m256i {
+        let places = _mm512_mul_pd(_mm512_sub_pd(values, _mm512_set1_pd(self.low)), _mm512_set1_pd(self.scale));
+        // The greater one of NaN and zero is the second, zero.
+        let places = _mm512_min_pd(_mm512_max_pd(places, _mm512_setzero_pd()), _mm512_set1_pd(self.last));
+        // SAFETY: each place lies between 0 and `last`, and there is one more start than squares.
+        unsafe { eight::shorts(&self.starts, _mm512_cvttpd_epi32(places)) }
     }
 
     #[inline(always)]
@@ -228,6 +276,40 @@ mod tests {
             for value in [-1.0, -0.0, 0.0, 0.5, 3.0, 3.5, 7.0, 28.0, 29.0, 29.5, f64::INFINITY, f64::NEG_INFINITY] {
                 let expected = (0..cuts.len()).filter(|place| cuts.get(*place) < Some(value)).count();
                 assert_eq!(cuts.place(value), expected, "{value} among {count}");
+            }
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512vl")]
+    fn by_eight(cuts: &Cuts, [a, b, c, d, e, f, g, h]: [f64; 8]) -> [u32; 8] {
+        eight::numbers(cuts.places_of_eight(_mm512_setr_pd(a, b, c, d, e, f, g, h)))
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn eight_places_are_those_of_each() {
+        if !eight::is_available() {
+            eprintln!("this processor has no AVX-512: nothing was compared");
+            return;
+        }
+        type Spread = fn(i32) -> f64;
+        // Compared one by one, found in a raster, and so close together that they are searched for.
+        let spreads: [Spread; 3] = [f64::from, |cut| f64::from(cut).sqrt(), |cut| 10_f64.powi(-cut)];
+        for spread in spreads {
+            for count in [0, 1, 4, 5, 8, 9, 20, 300, 2_000] {
+                let cuts = Cuts::new((0..count).map(spread).collect(), Conversion::Double).unwrap();
+                let on_cuts = (0..count).step_by(7).flat_map(|cut| {
+                    let cut = spread(cut);
+                    [cut, cut.next_up(), cut.next_down(), cut + 0.5]
+                });
+                let others = [-1.0, -0.0, 0.0, 1e9, f64::MAX, f64::MIN, f64::INFINITY, f64::NEG_INFINITY];
+                let values: Vec<f64> = others.into_iter().chain(on_cuts).collect();
+                for values in values.as_chunks::<8>().0 {
+                    // SAFETY: the processor has what the function was compiled for.
+                    let found = unsafe { by_eight(&cuts, *values) };
+                    assert_eq!(found, values.map(|value| cuts.place(value) as u32), "{values:?} among {count}");
+                }
             }
         }
     }

@@ -14,6 +14,8 @@ use sha2::{Digest, Sha256};
 mod blend;
 mod bytes;
 mod cuts;
+#[cfg(target_arch = "x86_64")]
+mod eight;
 mod explain;
 mod fast;
 mod features;

@@ -4,9 +4,13 @@
 //! exact, since all rows of a cell take the same way in every tree; a cell's answer is computed by the steps themselves, for one row that lies
 //! in it. What the model refuses by a `require` step has no cell and goes the ordinary way.
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::*;
 use std::sync::Arc;
 
 use super::cuts::Cuts;
+#[cfg(target_arch = "x86_64")]
+use super::eight;
 use super::nodes::Conversion;
 use super::steps::{Kind, Parts, REFUSE_BEYOND_SINGLE, REFUSE_INFINITE, REFUSE_MISSING, Step};
 use super::{Prediction, RowError};
@@ -43,6 +47,21 @@ impl Axis {
         } else {
             (value.is_nan() && self.missing).then_some(self.cuts.len() + 1)
         }
+    }
+
+    /// As [`Axis::cell`], of eight values by AVX-512; none if one of them is refused.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512vl")]
+    #[inline]
+    fn cells_of_eight(&self, values: __m512d) -> Option<__m256i> {
+        let known = _mm512_cmp_pd_mask::<_CMP_LE_OQ>(_mm512_abs_pd(values), _mm512_set1_pd(self.limit));
+        let places = self.cuts.places_of_eight(values);
+        if known == 0xff {
+            return Some(places);
+        }
+        let missing = _mm512_cmp_pd_mask::<_CMP_UNORD_Q>(values, values);
+        let last = _mm256_set1_epi32(self.cuts.len() as i32 + 1);
+        (self.missing && known | missing == 0xff).then(|| _mm256_mask_mov_epi32(places, missing, last))
     }
 
     /// A value that lies in a cell.
@@ -173,9 +192,17 @@ impl Table {
 
     /// The cells of rows, each `width` values long; false if the model refuses one of them.
     pub fn cells(&self, rows: &[f64], width: usize, cells: &mut Vec<u32>) -> bool {
-        let rows = rows.chunks_exact(width);
-        cells.reserve(rows.len());
-        for row in rows {
+        cells.reserve(rows.len() / width);
+        #[cfg(target_arch = "x86_64")]
+        if eight::is_available() {
+            // SAFETY: the processor has what the function was compiled for.
+            return unsafe { self.cells_by_eight(rows, width, cells) };
+        }
+        self.cells_by_one(rows, width, cells)
+    }
+
+    fn cells_by_one(&self, rows: &[f64], width: usize, cells: &mut Vec<u32>) -> bool {
+        for row in rows.chunks_exact(width) {
             ask_ahead(row);
             match self.cell(row) {
                 Some(cell) => cells.push(cell as u32),
@@ -183,6 +210,27 @@ impl Table {
             }
         }
         true
+    }
+
+    /// As [`Table::cells`], by AVX-512.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512vl")]
+    fn cells_by_eight(&self, rows: &[f64], width: usize, cells: &mut Vec<u32>) -> bool {
+        let mut blocks = rows.chunks_exact(8 * width);
+        let numbers = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+        let begins = _mm256_mullo_epi32(numbers, _mm256_set1_epi32(width as i32));
+        for block in &mut blocks {
+            ask_ahead(block);
+            let mut found = _mm256_setzero_si256();
+            for axis in &self.cells.axes {
+                // SAFETY: each of the eight rows begins at one of `begins` and has the feature.
+                let values = unsafe { eight::doubles(&block[axis.feature..], begins) };
+                let Some(places) = axis.cells_of_eight(values) else { return false };
+                found = _mm256_add_epi32(found, _mm256_mullo_epi32(places, _mm256_set1_epi32(axis.stride as i32)));
+            }
+            cells.extend_from_slice(&eight::numbers(found));
+        }
+        self.cells_by_one(blocks.remainder(), width, cells)
     }
 
     pub fn answer(&self, cell: usize) -> Result<Prediction, RowError> {
@@ -208,7 +256,6 @@ const CACHE_LINE: usize = 64;
 fn ask_ahead(row: &[f64]) {
     #[cfg(target_arch = "x86_64")]
     for line in row.chunks(CACHE_LINE / size_of::<f64>()) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         // SAFETY: it is a hint, which reads nothing and is allowed for every address.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().wrapping_byte_add(AHEAD).cast()) };
     }
@@ -236,6 +283,35 @@ mod tests {
                 assert_eq!(axis.cell(f64::NAN), missing.then_some(4));
                 assert_eq!(axis.cell(f64::INFINITY), (limit == f64::INFINITY).then_some(3));
                 assert_eq!([-1.5, -1.0, -0.0, 0.5, 1.75].map(|value| axis.cell(value)), [0, 0, 1, 2, 3].map(Some));
+            }
+        }
+    }
+
+    #[test]
+    fn rows_together_have_the_cells_of_each() {
+        let axis = |feature, cuts: &[f64], limit, missing, stride| {
+            let cuts = Cuts::new(cuts.to_vec(), Conversion::Double).unwrap();
+            Axis { feature, cuts, limit, missing, stride }
+        };
+        let many: Vec<f64> = (0..100).map(f64::from).collect();
+        let axes = vec![axis(2, &many, f64::INFINITY, true, 1), axis(0, &[0.5], 1e6, false, 102)];
+        let table = Table::new(Arc::new(Cells { axes, count: 204 }), Vec::new(), Vec::new(), 2);
+        // Every third value of the one that may be is missing; a block of eight, a part of one, and both.
+        let row = |place: usize| {
+            [place as f64 % 2.0, f64::NAN, if place.is_multiple_of(3) { f64::NAN } else { place as f64 * 7.3 - 9.0 }]
+        };
+        for count in [0, 1, 7, 8, 9, 40] {
+            let mut rows: Vec<f64> = (0..count).flat_map(row).collect();
+            let expected: Vec<u32> = rows.chunks(3).map(|row| table.cell(row).unwrap() as u32).collect();
+            let mut found = Vec::new();
+            assert!(table.cells(&rows, 3, &mut found));
+            assert_eq!(found, expected);
+            for refused in [f64::NAN, 2e6, f64::NEG_INFINITY] {
+                for place in 0..count {
+                    let kept = std::mem::replace(&mut rows[3 * place], refused);
+                    assert!(!table.cells(&rows, 3, &mut Vec::new()), "{refused} in {place} of {count}");
+                    rows[3 * place] = kept;
+                }
             }
         }
     }
