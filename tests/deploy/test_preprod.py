@@ -168,6 +168,9 @@ def test_denial_is_kept_and_judged_again_in_any_clone(world):
     with world.clone.edited("policies/model.rego", GATE_LIMIT, STRICT_LIMIT):
         world.proxy.before = lambda call: (403, b"") if call == f"PUT {BUCKET}/evidence" else None
         assert "the denial is not kept" in gate(3) and kept() == []
+        # The report is another matter.
+        published = requests.get(world.record("a")["report_url"], timeout=10).text
+        assert 'class="verdict denied"' in published and "run <code>b</code>" in published
         world.proxy.before = lambda call: None
         assert "not kept" not in gate(3)
         (name,) = kept()

@@ -29,17 +29,8 @@ pub fn of_file(path: &Path) -> Result<String> {
 }
 
 /// Names of folders and files that a tree's digest leaves out: what tools leave behind, never what was written by hand.
-const LEFT_OUT: &[&str] = &[
-    ".venv",
-    "__pycache__",
-    ".ipynb_checkpoints",
-    ".pytest_cache",
-    ".ruff_cache",
-    "corpus",
-    "output",
-    "target",
-    "node_modules",
-];
+const LEFT_OUT: &[&str] =
+    &[".venv", "__pycache__", ".ipynb_checkpoints", ".pytest_cache", ".ruff_cache", "output", "target", "node_modules"];
 
 /// The files of a tree in a fixed order, relative to it, without what tools leave behind.
 pub fn files_of_tree(root: &Path) -> Result<Vec<PathBuf>> {

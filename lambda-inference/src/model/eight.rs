@@ -22,7 +22,7 @@ pub(super) unsafe fn doubles(values: &[f64], places: __m256i) -> __m512d {
 /// The numbers at these places, each of 16 bits.
 ///
 /// # Safety
-/// Each place is one of `numbers` before the last one, since four bytes are read there.
+/// Each place is one of `shorts` before the last one, since four bytes are read there.
 #[target_feature(enable = "avx512f,avx512vl")]
 #[inline]
 pub(super) unsafe fn shorts(shorts: &[u16], places: __m256i) -> __m256i {

@@ -223,7 +223,8 @@ impl Table {
             ask_ahead(block);
             let mut found = _mm256_setzero_si256();
             for axis in &self.cells.axes {
-                // SAFETY: each of the eight rows begins at one of `begins` and has the feature.
+                // SAFETY: each of the eight rows begins at one of `begins`, of which none overflows, as no row has more than 65,536
+                // values, and has the feature.
                 let values = unsafe { eight::doubles(&block[axis.feature..], begins) };
                 let Some(places) = axis.cells_of_eight(values) else { return false };
                 found = _mm256_add_epi32(found, _mm256_mullo_epi32(places, _mm256_set1_epi32(axis.stride as i32)));

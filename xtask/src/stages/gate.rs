@@ -118,7 +118,7 @@ pub fn run(context: &Context, print: Option<Format>) -> Result<Record<Content>> 
     if let Some(record) = record.filter(|_| evidence::verify(context).is_ok()) {
         context.skipped(Stage::Gate);
         if record.content.verdict == Verdict::Deny {
-            keep_denied(context, &record, None);
+            keep_denied(context, &record);
         }
         return conclude(context, record, print);
     }
@@ -153,7 +153,10 @@ pub fn run(context: &Context, print: Option<Format>) -> Result<Record<Content>> 
     records::write(&work.folder, &record)?;
     evidence::write(context)?;
     if record.content.verdict == Verdict::Deny {
-        keep_denied(context, &record, page);
+        keep_denied(context, &record);
+        if let Some(page) = page {
+            publish_denied(context, &record.run, &page);
+        }
     }
     conclude(context, record, print)
 }
@@ -207,19 +210,25 @@ fn judged_page(context: &Context, content: &Content) -> Option<String> {
     report::with_verdict(&page, &test.run, &context.environment_name, content).ok()
 }
 
-/// Keeps a denial in the bucket, and shows the report of the denied model as it is: an allowed one is kept and published when it
-/// is deployed. The verdict stands whether the bucket can be reached or not.
-fn keep_denied(context: &Context, record: &Record<Content>, page: Option<String>) {
-    let environment = &context.environment;
-    let keep = async |cloud| {
-        kept::upload_denied(cloud, environment, &Decision::of(record, None)).await?;
-        match page {
-            Some(page) => deploy::publish_report(cloud, environment, &record.run, page.as_bytes()).await,
-            None => Ok(()),
-        }
-    };
-    if let Err(error) = context.cloud().and_then(|cloud| context.block_on(keep(cloud))) {
-        note(&format!("the denial is not kept, and the published report does not show it: {error:#}"));
+/// Keeps a denial in the bucket: an allowed one is kept when it is deployed. The verdict stands whether the bucket can be reached or
+/// not, and whoever asks for it again has it kept then.
+fn keep_denied(context: &Context, record: &Record<Content>) {
+    let decision = Decision::of(record, None);
+    let kept =
+        context.cloud().and_then(|cloud| context.block_on(kept::upload_denied(cloud, &context.environment, &decision)));
+    if let Err(error) = kept {
+        note(&format!("the denial is not kept: {error:#}"));
+    }
+}
+
+/// Shows the report of a denied model as it is; that of an allowed one is published when it is deployed. The verdict stands
+/// whether the bucket can be reached or not.
+fn publish_denied(context: &Context, run: &str, page: &str) {
+    let published = context
+        .cloud()
+        .and_then(|cloud| context.block_on(deploy::publish_report(cloud, &context.environment, run, page.as_bytes())));
+    if let Err(error) = published {
+        note(&format!("the published report does not show the verdict: {error:#}"));
     }
 }
 
